@@ -1,0 +1,40 @@
+# make demo       the whole SRUM loop on the shipped model, in runs/demo
+# make test       linters, types and fast tests
+# make test-slow  the tests that take more than a few seconds
+# make lint       linters and types only
+# make clean      caches and build products; runs/ and .venv/ stay
+#
+# Each creates .venv from constraints.txt first. Another interpreter: make PYTHON=/path/to/python3.12 ...
+
+PYTHON ?= $(or $(shell command -v python3.11),python3)
+BIN := .venv/bin
+STAMP := .venv/installed
+
+.PHONY: demo test test-slow lint clean
+.DELETE_ON_ERROR:
+
+demo: $(STAMP)
+	$(BIN)/srum run configs/demo.yaml
+
+test: lint
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not slow"
+
+test-slow: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m slow
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(STAMP): constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "srum-plugins needs Python 3.11 or newer, and '$(PYTHON)' is not:" \
+			"make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
+	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +

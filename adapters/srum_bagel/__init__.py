@@ -1,0 +1,1 @@
+"""BAGEL: a mixture-of-transformers that understands and generates, at any size."""

@@ -1,0 +1,320 @@
+"""BAGEL behind the framework's adapter contract."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from srum_bagel.autoencoder import KLAutoencoder, PixelAutoencoder, patchify, to_pixels, to_uint8, unpatchify
+from srum_bagel.checkpoint import CONFIG, WEIGHTS, load_strictly, read_tensors, save_model
+from srum_bagel.config import BagelConfig
+from srum_bagel.model import Bagel
+from srum_bagel.options import Sampling
+from srum_bagel.packing import Piece, PieceKind
+from srum_bagel.sampler import sample, shifted
+from srum_bagel.understanding import greedy
+from srum_plugins.contracts import Draws, Generated, GenerationRequest, ModelAdapter, Prediction, Question
+from srum_plugins.errors import CheckpointError, ContractError
+from srum_plugins.records import Box, Failure, Prompt, Region
+
+TEXT_DROPOUT = 0.1
+"""Share of training examples whose text is dropped, as in BAGEL's training."""
+IMAGES_PER_CALL = 64
+"""Images that understanding reads in one forward."""
+
+
+class Dialect(ABC):
+    """How a checkpoint was taught to speak: its tokenizer, and how it is asked about boxes."""
+
+    longest_answer: int
+    """Tokens after which an open answer is cut off."""
+
+    @abstractmethod
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, without special tokens."""
+
+    @abstractmethod
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of token ids."""
+
+    @abstractmethod
+    def ask(self, text: str, box: Box | None) -> str:
+        """A question, about one box of the image if there is one."""
+
+    @abstractmethod
+    def ask_where(self, phrase: str) -> str:
+        """The question whose answer is the boxes of a phrase."""
+
+    @abstractmethod
+    def read_boxes(self, answer: str) -> list[Box] | Failure:
+        """The boxes of such an answer, in pixels."""
+
+
+@dataclass(frozen=True)
+class FlowPrediction:
+    """A predicted velocity (B, C, H, W) with the noise it was made from (facts of the flow: x_t = (1 - t) x0 + t noise,
+    so the velocity points from data to noise)."""
+
+    velocity: Tensor
+    noise: Tensor
+    patch: int
+
+    def token_losses(self, latents: Tensor) -> Tensor:
+        """mean_c (v - (noise - x0))^2 per latent token, (B, h, w), float32."""
+        return self._per_token(self.noise - latents)
+
+    def token_distance(self, other: Prediction) -> Tensor:
+        """mean_c (v - v')^2 per latent token, (B, h, w), float32."""
+        if not isinstance(other, FlowPrediction):
+            raise ContractError(f"a flow prediction has no distance to a {type(other).__name__}")
+        return self._per_token(other.velocity)
+
+    def _per_token(self, target: Tensor) -> Tensor:
+        squared = (self.velocity.float() - target.float()).square().mean(dim=1, keepdim=True)
+        return torch.nn.functional.avg_pool2d(squared, self.patch).squeeze(1)
+
+
+class BagelAdapter(ModelAdapter):
+    """A BAGEL of any size with its autoencoder and dialect. Training moves the generation half only."""
+
+    def __init__(
+        self, model: Bagel, autoencoder: KLAutoencoder | PixelAutoencoder, dialect: Dialect, size: tuple[int, int]
+    ) -> None:
+        self.model = model.requires_grad_(False)
+        self.autoencoder = autoencoder.requires_grad_(False)
+        self.dialect = dialect
+        self.size = size
+        self._base: dict[str, Tensor] = {}
+
+    @property
+    def config(self) -> BagelConfig:
+        """The model's dimensions."""
+        return self.model.config
+
+    # --- generation -----------------------------------------------------------------------------------------
+    @torch.no_grad()
+    def generate(self, requests: Sequence[GenerationRequest], sampling: Sampling) -> list[Generated]:
+        """See :meth:`ModelAdapter.generate`. Each image's noise comes from its own seed."""
+        done: dict[int, Generated] = {}
+        sizes: dict[tuple[int, int], list[int]] = {}
+        for index, request in enumerate(requests):
+            sizes.setdefault((request.width or self.size[0], request.height or self.size[1]), []).append(index)
+        for size, members in sizes.items():
+            grid = self.token_grid(*size)
+            shape = (grid[0] * grid[1], self.config.latent_token_dim)
+            noise = torch.stack(
+                [torch.randn(shape, generator=torch.Generator().manual_seed(requests[i].seed)) for i in members]
+            )
+            context = self.model.prefill(
+                [[self.model.text(self.dialect.encode(requests[i].prompt.text))] for i in members], None
+            )
+            empty = self.model.empty_cache(len(members))
+            tokens = sample(self.model, context, empty, noise.to(self.model.device), grid, sampling)
+            pictures = self._decode(tokens, grid)
+            done |= {i: Generated(picture) for i, picture in zip(members, pictures, strict=True)}
+        return [done[index] for index in range(len(requests))]
+
+    def _decode(self, tokens: Tensor, grid: tuple[int, int]) -> list[Image.Image]:
+        pixels = self.autoencoder.decode(unpatchify(tokens, self.config.latent_patch_size, *grid))
+        return [Image.fromarray(array) for array in to_uint8(pixels).cpu().numpy()]
+
+    # --- understanding --------------------------------------------------------------------------------------
+    @torch.no_grad()
+    def answer(self, questions: Sequence[Question]) -> list[str]:
+        """See :meth:`ModelAdapter.answer`."""
+        answers: list[str] = []
+        for start in range(0, len(questions), IMAGES_PER_CALL):
+            chunk = questions[start : start + IMAGES_PER_CALL]
+            vision, rows = self._see([question.image for question in chunk])
+            pieces = [
+                [
+                    Piece(PieceKind.VISION, count=vision.shape[1]),
+                    self.model.text(self.dialect.encode(self.dialect.ask(question.text, question.box))),
+                ]
+                for question in chunk
+            ]
+            context = self.model.prefill(pieces, vision[rows].flatten(0, 1))
+            found = greedy(self.model, context, self.dialect.longest_answer)
+            answers += [self.dialect.decode(ids) for ids in found]
+        return answers
+
+    @torch.no_grad()
+    def choice_logprobs(self, questions: Sequence[Question]) -> list[tuple[float, ...]]:
+        """See :meth:`ModelAdapter.choice_logprobs`. All questions about one image share one reading of it."""
+        by_image: dict[int, list[int]] = {}
+        for index, question in enumerate(questions):
+            by_image.setdefault(id(question.image), []).append(index)
+        groups = list(by_image.values())
+        done: dict[int, tuple[float, ...]] = {}
+        for start in range(0, len(groups), IMAGES_PER_CALL):
+            done |= self._choices(questions, groups[start : start + IMAGES_PER_CALL])
+        return [done[index] for index in range(len(questions))]
+
+    def _choices(self, questions: Sequence[Question], groups: list[list[int]]) -> dict[int, tuple[float, ...]]:
+        """Score every choice as the answer of a branch of its own: the sum over its tokens and the end token. A
+        question whose choices are single tokens needs one branch only."""
+        tokens = self.config.tokens
+        vision, rows = self._see([questions[members[0]].image for members in groups])
+        samples: list[list[Piece]] = []
+        reads: list[tuple[int, int, list[int], int]] = []
+        count = 0
+        for members in groups:
+            sample_pieces = [Piece(PieceKind.VISION, count=vision.shape[1])]
+            count += 2
+            branch = 0
+            for index in members:
+                question = questions[index]
+                asked = self.model.text(self.dialect.encode(self.dialect.ask(question.text, question.box)))
+                choices = [self.dialect.encode(choice) for choice in question.choices]
+                short = all(len(choice) == 1 for choice in choices)
+                for number, choice in enumerate(choices[:1] if short else choices):
+                    branch += 1
+                    answer = [] if short else choice
+                    sample_pieces.append(Piece(PieceKind.TEXT, asked.ids, branch=branch))
+                    sample_pieces.append(Piece(PieceKind.TEXT, (tokens.bos, *answer), branch=branch))
+                    count += len(asked.ids)
+                    reads.append((index, number, answer, count))
+                    count += 1 + len(answer)
+            samples.append(sample_pieces)
+        packed = self.model.pack(samples)
+        und, _ = self.model.hidden(packed, vision[rows].flatten(0, 1), None)
+        logprobs: dict[int, list[float]] = {}
+        for index, _, answer, first in reads:
+            wanted = packed.text_rows[first : first + 1 + len(answer)]
+            logits = torch.log_softmax(self.model.language_model.lm_head(und[wanted]).float(), dim=-1)
+            if answer:
+                ids = torch.tensor([*answer, tokens.eos], device=logits.device)
+                logprobs.setdefault(index, []).append(float(logits.gather(1, ids[:, None]).sum()))
+            else:
+                ids = torch.tensor([self.dialect.encode(choice)[0] for choice in questions[index].choices])
+                logprobs[index] = logits[0, ids.to(logits.device)].tolist()
+        return {
+            index: tuple(torch.log_softmax(torch.tensor(values), dim=0).tolist()) for index, values in logprobs.items()
+        }
+
+    def locate(self, images: Sequence[Image.Image], phrases: Sequence[Sequence[str]]) -> list[list[Region | Failure]]:
+        """See :meth:`ModelAdapter.locate`. ``score`` is left open: a box in words carries none."""
+        questions = [
+            Question(image, self.dialect.ask_where(phrase))
+            for image, wanted in zip(images, phrases, strict=True)
+            for phrase in wanted
+        ]
+        answers = iter(self.answer(questions))
+        located: list[list[Region | Failure]] = []
+        for wanted in phrases:
+            regions: list[Region | Failure] = []
+            for phrase in wanted:
+                boxes = self.dialect.read_boxes(next(answers))
+                regions += [boxes] if isinstance(boxes, Failure) else [Region(box, phrase) for box in boxes]
+            located.append(regions)
+        return located
+
+    def _see(self, images: Sequence[Image.Image]) -> tuple[Tensor, Tensor]:
+        """Vision tokens (U, N, D) of the distinct images, and the row of each image among them."""
+        order: dict[int, int] = {}
+        distinct: list[Image.Image] = []
+        for image in images:
+            if id(image) not in order:
+                order[id(image)] = len(distinct)
+                distinct.append(image)
+        vision = self.model.vision_tokens(self._pixels(distinct))
+        return vision, torch.tensor([order[id(image)] for image in images], device=vision.device)
+
+    def _pixels(self, images: Sequence[Image.Image]) -> Tensor:
+        for image in images:
+            if image.size != self.size:
+                raise ContractError(f"this checkpoint reads images of {self.size} pixels, got {image.size}")
+        arrays = np.stack([np.asarray(image.convert("RGB")) for image in images])
+        return to_pixels(torch.from_numpy(arrays)).to(self.model.device)
+
+    # --- training -------------------------------------------------------------------------------------------
+    def token_grid(self, width: int, height: int) -> tuple[int, int]:
+        """(h, w) of the latent token grid; sides must be multiples of the latent stride."""
+        stride = self.config.latent_stride
+        grid = (height // stride, width // stride)
+        if width % stride or height % stride or max(grid) > self.config.max_latent_size:
+            raise ContractError(
+                f"images of {width} x {height} pixels do not fit: sides must be multiples of {stride} "
+                f"up to {stride * self.config.max_latent_size}"
+            )
+        return grid
+
+    @torch.no_grad()
+    def encode(self, images: Sequence[Image.Image]) -> Tensor:
+        """See :meth:`ModelAdapter.encode`."""
+        latents: Tensor = self.autoencoder.encode(self._pixels(images))
+        return latents
+
+    def draw(self, latents: Tensor, generator: torch.Generator) -> Draws:
+        """t = shift(sigmoid(u)), u ~ N(0, 1), one per image; text dropped in a share of 0.1."""
+        batch = len(latents)
+        timestep = shifted(torch.sigmoid(torch.randn(batch, generator=generator)), self.config.timestep_shift)
+        noise = torch.randn(latents.shape, generator=generator)
+        drop = torch.rand(batch, generator=generator) < TEXT_DROPOUT
+        return Draws(timestep.to(latents.device), noise.to(latents.device), drop.to(latents.device))
+
+    def predict(
+        self, prompts: Sequence[Prompt], latents: Tensor, draws: Draws, *, base: bool = False
+    ) -> FlowPrediction:
+        """See :meth:`ModelAdapter.predict`: the velocity at x_t = (1 - t) x0 + t noise."""
+        patch = self.config.latent_patch_size
+        time = draws.timestep[:, None, None, None]
+        tokens = patchify((1 - time) * latents + time * draws.noise, patch)
+        batch, count, _ = tokens.shape
+        grid = (latents.shape[2] // patch, latents.shape[3] // patch)
+        block = Piece(PieceKind.LATENT, count=count, noised=True)
+        packed = self.model.pack(
+            [
+                [block] if dropped else [self.model.text(self.dialect.encode(prompt.text)), block]
+                for prompt, dropped in zip(prompts, draws.drop.tolist(), strict=True)
+            ]
+        )
+        inputs = (
+            packed,
+            tokens.flatten(0, 1),
+            draws.timestep.repeat_interleave(count),
+            self.model.latent_ids(*grid).repeat(batch),
+        )
+        if base:
+            with torch.no_grad():
+                flat = torch.func.functional_call(self.model, self._base, inputs)
+        else:
+            flat = self.model(*inputs)
+        return FlowPrediction(unpatchify(flat.reshape(batch, count, -1), patch, *grid), draws.noise, patch)
+
+    def start_training(self) -> dict[str, torch.nn.Parameter]:
+        """Only the generation half moves; its weights at this moment are what ``base=True`` predicts with."""
+        parameters = self.model.generation_parameters()
+        self._base = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+        for parameter in parameters.values():
+            parameter.requires_grad_(True)
+        return parameters
+
+    def save(self, folder: Path) -> None:
+        """See :meth:`ModelAdapter.save`: a checkpoint folder like the one this was loaded from."""
+        save_model(self.model, self.autoencoder, folder)
+
+    def load_trained(self, folder: Path) -> None:
+        """See :meth:`ModelAdapter.load_trained`. The folder must hold a model of the same config."""
+        file = folder / CONFIG
+        if not file.is_file():
+            raise CheckpointError(f"{folder} holds no {CONFIG}: it is not a trained BAGEL")
+        load_strictly(self.model, read_tensors(folder / WEIGHTS), folder / WEIGHTS)
+
+    def understanding_digest(self) -> str:
+        """sha256 over every weight but the generation half's, in order of name."""
+        moving = set(self.model.generation_parameters())
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.model.state_dict().items()):
+            if name not in moving:
+                digest.update(name.encode())
+                digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()

@@ -1,0 +1,31 @@
+"""Generation settings of BAGEL. Cheap to import: the plugin host reads it before anything heavy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Settings of one sampling. ``points`` timesteps make ``points - 1`` model steps.
+
+    ``guidance`` 1 or less switches guidance off. It acts while ``interval[0] < t <= interval[1]`` of the shifted time.
+    ``image_guidance`` above 1 guides once more, away from what the text alone would give; needs ``guidance`` above 1.
+    ``renorm`` rescales the guided velocity to at most the norm of the conditional one: over the whole image
+    (``global``), per token (``channel``), or not at all (``none``); ``renorm_min`` bounds the factor from below.
+    """
+
+    points: int = 50
+    guidance: float = 4.0
+    image_guidance: float = 1.0
+    interval: tuple[float, float] = (0.4, 1.0)
+    shift: float = 3.0
+    renorm: Literal["global", "channel", "none"] = "global"
+    renorm_min: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.points < 2:
+            raise ValueError(f"points must be at least 2, got {self.points}")
+        if self.shift <= 0:
+            raise ValueError(f"shift must be above 0, got {self.shift}")

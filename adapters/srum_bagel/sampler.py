@@ -1,0 +1,95 @@
+"""Euler sampling of the flow with classifier-free guidance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from srum_bagel.model import Bagel
+from srum_bagel.mot import Cache
+from srum_bagel.options import Sampling
+
+
+def shifted(timestep: Tensor, shift: float) -> Tensor:
+    """The timestep shift s * t / (1 + (s - 1) * t); maps [0, 1] onto itself."""
+    return shift * timestep / (1 + (shift - 1) * timestep)
+
+
+def schedule(points: int, shift: float) -> list[float]:
+    """Timesteps from 1 (noise) to 0 (data)."""
+    return [float(t) for t in shifted(torch.linspace(1, 0, points), shift)]
+
+
+def guide(conditional: Tensor, unconditional: Tensor, text_only: Tensor, sampling: Sampling) -> Tensor:
+    """Guided velocity (B, N, D), renormed per image or per token."""
+    guided = unconditional + sampling.guidance * (conditional - unconditional)
+    if sampling.image_guidance > 1:
+        guided = text_only + sampling.image_guidance * (guided - text_only)
+    if sampling.renorm == "none":
+        return guided
+    dims = (1, 2) if sampling.renorm == "global" else (2,)
+    norm = conditional.norm(dim=dims, keepdim=True) / (guided.norm(dim=dims, keepdim=True) + 1e-8)
+    renormed: Tensor = guided * norm.clamp(min=sampling.renorm_min, max=1.0)
+    return renormed
+
+
+@torch.no_grad()
+def sample(
+    model: Bagel,
+    context: Cache,
+    unconditional: Cache,
+    noise: Tensor,
+    grid: tuple[int, int],
+    sampling: Sampling,
+    text_only: Cache | None = None,
+) -> Tensor:
+    """Latent tokens (B, N, p * p * C), float32, from noise of that shape.
+
+    ``context``, ``unconditional`` and ``text_only`` have one row per image. ``text_only`` is the context without images
+    and plan, for image guidance; None says that it equals ``context``, and then it costs nothing. All branches of a
+    step run in one batch.
+    """
+    times = schedule(sampling.points, sampling.shift)
+    guided = [sampling.guidance > 1 and sampling.interval[0] < t <= sampling.interval[1] for t in times[:-1]]
+    plain_block = model.denoising_block(context, *grid)
+    branches = [context, unconditional]
+    if text_only is not None and sampling.image_guidance > 1:
+        branches.append(text_only)
+    stacked = stack(branches) if any(guided) else context
+    guided_block = model.denoising_block(stacked, *grid) if any(guided) else plain_block
+    x = noise.float()
+    for step, (now, after) in enumerate(pairwise(times)):
+        if guided[step]:
+            all_branches = model.denoise(guided_block, stacked, x.repeat(len(branches), 1, 1), now)
+            parts = all_branches.float().chunk(len(branches))
+            velocity = guide(parts[0], parts[1], parts[2] if len(parts) > 2 else parts[0], sampling)
+        else:
+            velocity = model.denoise(plain_block, context, x, now).float()
+        x = x - velocity * (now - after)
+    return x
+
+
+def stack(caches: Sequence[Cache]) -> Cache:
+    """The rows of several caches as one, padded to the longest."""
+    length = max(cache.length for cache in caches)
+    filled = [cache for cache in caches if cache.length]
+
+    def rows(name: str, layer: int) -> Tensor:
+        like = getattr(filled[0], name)[layer]
+        parts = []
+        for cache in caches:
+            part = getattr(cache, name)[layer] if cache.length else like.new_zeros(len(cache.ends), 0, *like.shape[2:])
+            parts.append(F.pad(part, (0, 0, 0, 0, 0, length - cache.length)))
+        return torch.cat(parts)
+
+    layers = range(len(filled[0].keys)) if filled else range(0)
+    return Cache(
+        valid=torch.cat([F.pad(cache.valid, (0, length - cache.length)) for cache in caches]),
+        ends=torch.cat([cache.ends for cache in caches]),
+        keys=[rows("keys", layer) for layer in layers],
+        values=[rows("values", layer) for layer in layers],
+    )

@@ -1,0 +1,310 @@
+"""The recipe of the shipped checkpoint: an autoencoder, then understanding and generation at once.
+
+The generator's captions are noisy in a stated share, as alt-text of the web is, and the questions are clean. So the
+trained model understands better than it generates, and what it draws wrong it draws crisply: its errors are those of
+the distribution that it learnt.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from srum_bagel.autoencoder import KLAutoencoder, patchify, to_pixels
+from srum_bagel.checkpoint import save_model
+from srum_bagel.model import Bagel
+from srum_bagel.packing import Piece, PieceKind
+from srum_bagel.sampler import shifted
+from torch import Tensor, nn
+
+from srum_shapes.architecture import autoencoder_config, bagel_config
+from srum_shapes.prompts import corrupt, sample_facts
+from srum_shapes.questions import sample_items
+from srum_shapes.vocabulary import BOS, EOS, encode
+from srum_shapes.world import render, sample_scene, scene_for
+
+console = Console()
+IGNORE = -100
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings of a pretraining. Rates follow a linear warm-up and a linear decay to zero over the last part."""
+
+    seed: int = 0
+    autoencoder_steps: int = 700
+    autoencoder_batch: int = 32
+    autoencoder_lr: float = 2e-3
+    latent_noise: float = 0.15
+    steps: int = 4500
+    images: int = 32
+    questions: int = 6
+    captions: int = 48
+    caption_noise: float = 0.45
+    caption_dropout: float = 0.1
+    muon_lr: float = 0.01
+    adam_lr: float = 2e-3
+    warmup: int = 100
+    decay_share: float = 0.6
+    checkpoint_every: int = 500
+
+
+# --- data: pure functions of (seed, step) ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class QuestionBatch:
+    """Pictures (B, 32, 32, 3) uint8, their pieces, and the token to predict at each text token of the packed batch."""
+
+    pictures: Tensor
+    pieces: list[list[Piece]]
+    targets: Tensor
+
+
+@dataclass(frozen=True)
+class CaptionBatch:
+    """Pictures (B, 32, 32, 3) uint8 and the ids of their captions, None where dropped."""
+
+    pictures: Tensor
+    captions: list[list[int] | None]
+
+
+def question_batch(recipe: Recipe, step: int, patches: int) -> QuestionBatch:
+    """Fresh scenes with several questions each; the questions of a picture do not see each other."""
+    rng = np.random.default_rng((recipe.seed, step, 0))
+    pictures, samples, targets = [], [], []
+    for _ in range(recipe.images):
+        scene = sample_scene(rng)
+        pictures.append(render(scene, rng))
+        pieces = [Piece(PieceKind.VISION, count=patches)]
+        targets += [IGNORE, IGNORE]
+        for branch, item in enumerate(sample_items(scene, rng, recipe.questions), start=1):
+            question, answer = encode(item.question), encode(item.answer)
+            pieces.append(Piece(PieceKind.TEXT, (BOS, *question, EOS), branch=branch))
+            pieces.append(Piece(PieceKind.TEXT, (BOS, *answer), branch=branch))
+            targets += [IGNORE] * (len(question) + 2) + [*answer, EOS]
+        samples.append(pieces)
+    return QuestionBatch(torch.from_numpy(np.stack(pictures)), samples, torch.tensor(targets))
+
+
+def caption_batch(recipe: Recipe, step: int) -> CaptionBatch:
+    """Scenes that make a caption true, and that caption, corrupted in a share of them."""
+    rng = np.random.default_rng((recipe.seed, step, 1))
+    pictures, captions = [], []
+    for _ in range(recipe.captions):
+        facts = sample_facts(rng)
+        pictures.append(render(scene_for(facts, rng), rng))
+        told = corrupt(facts, rng) if rng.random() < recipe.caption_noise else facts
+        captions.append(None if rng.random() < recipe.caption_dropout else encode(told.text))
+    return CaptionBatch(torch.from_numpy(np.stack(pictures)), captions)
+
+
+# --- losses ---------------------------------------------------------------------------------------------------
+
+
+def question_loss(model: Bagel, batch: QuestionBatch) -> Tensor:
+    """Mean cross-entropy of the answers' tokens, end token included."""
+    vision = model.vision_tokens(to_pixels(batch.pictures))
+    packed = model.pack(batch.pieces)
+    und, _ = model.hidden(packed, vision.flatten(0, 1), None)
+    asked = batch.targets != IGNORE
+    logits = model.language_model.lm_head(und.index_select(0, packed.text_rows[asked]))
+    return F.cross_entropy(logits.float(), batch.targets[asked])
+
+
+def caption_loss(model: Bagel, latents: Tensor, captions: list[list[int] | None], generator: torch.Generator) -> Tensor:
+    """Mean squared error of the velocity on noised latents (B, C, h, w)."""
+    batch, _, height, width = latents.shape
+    clean = patchify(latents, model.config.latent_patch_size)
+    noise = torch.randn(clean.shape, generator=generator)
+    timestep = shifted(torch.sigmoid(torch.randn(batch, generator=generator)), model.config.timestep_shift)
+    noisy = (1 - timestep)[:, None, None] * clean + timestep[:, None, None] * noise
+    block = Piece(PieceKind.LATENT, count=clean.shape[1], noised=True)
+    packed = model.pack([[block] if ids is None else [model.text(ids), block] for ids in captions])
+    ids = model.latent_ids(height, width).repeat(batch)
+    velocity = model.velocity(packed, noisy.flatten(0, 1), timestep.repeat_interleave(clean.shape[1]), ids)
+    return F.mse_loss(velocity.float(), (noise - clean).flatten(0, 1))
+
+
+# --- the autoencoder ------------------------------------------------------------------------------------------
+
+
+def train_autoencoder(recipe: Recipe) -> KLAutoencoder:
+    """Train on renders. The decoder learns to draw crisply from latents with a little noise."""
+    torch.set_num_threads(1)
+    torch.manual_seed(recipe.seed)
+    auto = KLAutoencoder(autoencoder_config())
+    optimizer = torch.optim.AdamW(auto.parameters(), lr=recipe.autoencoder_lr, weight_decay=0.0)
+    started = time.monotonic()
+    for step in range(recipe.autoencoder_steps):
+        rng = np.random.default_rng((recipe.seed, step, 2))
+        pictures = np.stack([render(sample_scene(rng), rng) for _ in range(recipe.autoencoder_batch)])
+        pixels = to_pixels(torch.from_numpy(pictures))
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.autoencoder_lr * rate(step, recipe.autoencoder_steps, 50, 0.5)
+        posterior = auto.model.encode(pixels).latent_dist
+        latents = posterior.mode()
+        noisy = latents + recipe.latent_noise * torch.randn_like(latents)
+        drawn = auto.model.decode(noisy).sample
+        error = (drawn - pixels).abs().mean() + (drawn - pixels).square().mean()
+        loss = error + 1e-3 * latents.square().mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(auto.parameters(), 1.0)
+        optimizer.step()
+        if step % 100 == 0 or step == recipe.autoencoder_steps - 1:
+            seconds = time.monotonic() - started
+            console.print(
+                f"autoencoder {step:5d}  l1 {(drawn - pixels).abs().mean().item():.4f}"
+                f"  latent {latents.std().item():.3f}  {seconds:6.0f} s"
+            )
+    with torch.no_grad():
+        rng = np.random.default_rng((recipe.seed, 0, 3))
+        pictures = np.stack([render(sample_scene(rng), rng) for _ in range(512)])
+        latents = auto.model.encode(to_pixels(torch.from_numpy(pictures))).latent_dist.mode()
+    auto.shift, auto.scale = float(latents.mean()), float(1 / latents.std())
+    return auto
+
+
+def rate(step: int, steps: int, warmup: int, decay_share: float) -> float:
+    """Linear warm-up, constant, linear decay to zero over the last ``decay_share`` of the steps."""
+    return min(1.0, (step + 1) / warmup, max(0.0, (steps - step) / (decay_share * steps)))
+
+
+# --- the model ------------------------------------------------------------------------------------------------
+
+
+def optimizers(model: Bagel, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside the layers, AdamW for embeddings, heads, norms and biases."""
+    matrices: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        inner = parameter.ndim == 2 and ".layers." in name
+        (matrices if inner else rest).append(parameter)
+    muon = torch.optim.Muon(matrices, lr=recipe.muon_lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+    adam = torch.optim.AdamW(rest, lr=recipe.adam_lr, betas=(0.9, 0.95), weight_decay=0.0)
+    return [muon, adam]
+
+
+def initialise(model: Bagel) -> None:
+    """Small normal weights; the velocity head starts at zero."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=0.7 / math.sqrt(module.in_features))
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=0.5)
+    nn.init.zeros_(model.llm2vae.weight)
+
+
+def pretrain(recipe: Recipe, folder: Path) -> None:
+    """Run or resume the recipe in ``folder``; ends with ``folder/model``, loadable by the adapter."""
+    folder.mkdir(parents=True, exist_ok=True)
+    stored = folder / "recipe.json"
+    if stored.exists() and json.loads(stored.read_text()) != asdict(recipe):
+        raise SystemExit(f"{stored} holds another recipe; choose another folder or the same settings")
+    stored.write_text(json.dumps(asdict(recipe), indent=1))
+    auto_file = folder / "autoencoder.pt"
+    if auto_file.exists():
+        state = torch.load(auto_file, weights_only=True)
+        auto = KLAutoencoder(autoencoder_config())
+        auto.load_state_dict(state["model"])
+        auto.scale, auto.shift = state["scale"], state["shift"]
+    else:
+        auto = train_autoencoder(recipe)
+        write({"model": auto.state_dict(), "scale": auto.scale, "shift": auto.shift}, auto_file)
+    auto.requires_grad_(False)
+    torch.manual_seed(recipe.seed)
+    model = Bagel(bagel_config(auto.scale, auto.shift))
+    initialise(model)
+    optimizer = optimizers(model, recipe)
+    start = load_state(folder, model, optimizer)
+    log = (folder / "log.jsonl").open("a")
+    # Two threads of one core each, one a half of the model, waste less than one operation spread over two cores.
+    # Each parameter's gradient is then the sum of at most two terms, so the order in which they come does not matter.
+    torch.set_num_threads(1)
+    side = ThreadPoolExecutor(1)
+    began = time.monotonic()
+    for step in range(start, recipe.steps):
+        factor = rate(step, recipe.steps, recipe.warmup, recipe.decay_share)
+        for each, base in zip(optimizer, (recipe.muon_lr, recipe.adam_lr), strict=True):
+            for group in each.param_groups:
+                group["lr"] = base * factor
+            each.zero_grad(set_to_none=True)
+        generating = side.submit(generation_step, model, auto, recipe, step)
+        asked = understanding_step(model, recipe, step)
+        drawn = generating.result()
+        norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for each in optimizer:
+            each.step()
+        if step % 20 == 0:
+            row = {
+                "step": step,
+                "answers": round(asked, 4),
+                "velocity": round(drawn, 4),
+                "norm": round(float(norm), 3),
+                "seconds": round(time.monotonic() - began),
+            }
+            log.write(json.dumps(row) + "\n")
+            log.flush()
+            if step % 200 == 0:
+                console.print(row)
+        if (step + 1) % recipe.checkpoint_every == 0 or step + 1 == recipe.steps:
+            save_state(folder, model, optimizer, step + 1)
+            save_model(model, auto, folder / "model")
+
+
+def understanding_step(model: Bagel, recipe: Recipe, step: int) -> float:
+    """Forward and backward of one batch of questions; returns the loss."""
+    patches = (model.config.vit.image_size // model.config.vit.patch_size) ** 2
+    loss = question_loss(model, question_batch(recipe, step, patches))
+    torch.autograd.backward(loss)
+    return loss.item()
+
+
+def generation_step(model: Bagel, auto: KLAutoencoder, recipe: Recipe, step: int) -> float:
+    """Forward and backward of one batch of captions; returns the loss."""
+    batch = caption_batch(recipe, step)
+    with torch.no_grad():
+        latents = auto.encode(to_pixels(batch.pictures))
+    generator = torch.Generator().manual_seed(recipe.seed * 10**6 + step)
+    loss = caption_loss(model, latents, batch.captions, generator)
+    torch.autograd.backward(loss)
+    return loss.item()
+
+
+def save_state(folder: Path, model: Bagel, optimizer: list[torch.optim.Optimizer], step: int) -> None:
+    """Everything that a resumed run needs; data and noise follow from the step."""
+    state = {"model": model.state_dict(), "optimizer": [each.state_dict() for each in optimizer], "step": step}
+    write(state, folder / "state.pt")
+
+
+def load_state(folder: Path, model: Bagel, optimizer: list[torch.optim.Optimizer]) -> int:
+    """Load the newest state, if any; returns the step to go on with."""
+    file = folder / "state.pt"
+    if not file.exists():
+        return 0
+    state = torch.load(file, weights_only=True)
+    model.load_state_dict(state["model"])
+    for each, stored in zip(optimizer, state["optimizer"], strict=True):
+        each.load_state_dict(stored)
+    return int(state["step"])
+
+
+def write(state: Any, file: Path) -> None:
+    """Written aside and renamed, so that a kill leaves the old file or the new one."""
+    aside = file.with_suffix(".tmp")
+    torch.save(state, aside)
+    aside.replace(file)

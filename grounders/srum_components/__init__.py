@@ -1,0 +1,1 @@
+"""The grounder ``components``: connected regions that differ from the background, found without any model."""

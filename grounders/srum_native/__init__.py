@@ -1,0 +1,1 @@
+"""The grounder ``native``: the model itself finds the phrases of the prompt."""

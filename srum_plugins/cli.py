@@ -1,0 +1,48 @@
+"""The command line ``srum``. Commands import what they need when they run, so that help is instant and a broken
+plugin stops none that does not use it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from srum_plugins import __version__, commands, plugins_command
+from srum_plugins.errors import SrumError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit status: 0, 2 for an error that the user can mend, 130 if interrupted."""
+    args = build_parser().parse_args(argv)
+    try:
+        args.handler(args)
+    except SrumError as error:
+        _complain(str(error))
+        return 2
+    except KeyboardInterrupt:
+        _complain("interrupted")
+        return 130
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands. Each command's module adds its own, with ``handler`` as the function to call."""
+    parser = argparse.ArgumentParser(
+        prog="srum", description="Self-rewarding post-training of unified multimodal models."
+    )
+    parser.add_argument("--version", action="version", version=f"srum-plugins {__version__}")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands.add_commands(subparsers)
+    plugins_command.add_commands(subparsers)
+    return parser
+
+
+def _complain(message: str) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    Console(stderr=True).print(Text("error: ", "bold red").append(message, "default"), soft_wrap=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,68 @@
+"""The commands that run SRUM: ``srum run``, one per stage, and ``srum config``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+STAGES = {
+    "generate": "generate candidate images for every prompt",
+    "ground": "find regions in every candidate",
+    "judge": "let the judge score every candidate and region",
+    "reward": "turn scores into reward maps",
+    "train": "train on the reward-weighted candidates",
+    "evaluate": "measure the benchmark before and after training",
+}
+OVERRIDES = (
+    "A word swaps a provider (grounder=native), a dotted key sets an option or a setting (train.steps=50). "
+    "What is complete for the resulting configuration is reused."
+)
+
+
+def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the commands to the ``srum`` parser; each sets ``handler``, a function of the parsed arguments."""
+    _add(subparsers, "run", "run all stages, doing only what is missing").set_defaults(handler=_run, only=None)
+    for stage, summary in STAGES.items():
+        _add(subparsers, stage, f"stage: {summary}").set_defaults(handler=_run, only=stage)
+    _add(subparsers, "config", "print the resolved configuration as YAML").set_defaults(handler=_config)
+
+
+def _add(
+    subparsers: argparse._SubParsersAction[argparse.ArgumentParser], name: str, summary: str
+) -> argparse.ArgumentParser:
+    parser = subparsers.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}. {OVERRIDES}")
+    parser.add_argument("config", metavar="CONFIG", type=Path, help="a YAML file, such as configs/demo.yaml")
+    parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="settings that replace those of the file")
+    return parser
+
+
+def _run(args: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from srum_plugins.config import load
+    from srum_plugins.host import PluginHost
+    from srum_plugins.report import table
+    from srum_plugins.stages.pipeline import run
+
+    console = Console()
+
+    def say(message: str) -> None:
+        console.print(message, markup=False, highlight=False, soft_wrap=True)
+
+    host = PluginHost.load()
+    config = load(args.config, args.overrides, host)
+    summary = run(config, host, only=args.only, say=say)
+    if summary and args.only in (None, "evaluate"):
+        console.print(table(summary))
+        say(f"summary: {config.directory / 'summary.json'}")
+        say(f"pictures: {config.directory / 'pictures'}")
+
+
+def _config(args: argparse.Namespace) -> None:
+    from omegaconf import OmegaConf
+
+    from srum_plugins.config import load
+    from srum_plugins.host import PluginHost
+
+    config = load(args.config, args.overrides, PluginHost.load())
+    print(OmegaConf.to_yaml(OmegaConf.create(config.resolved())), end="")

@@ -1,0 +1,370 @@
+"""Configuration: YAML and command-line overrides become one validated, typed :class:`RunConfig`.
+
+A provider slot (``grounder: native``) is a word or a mapping with ``name`` and options. Options are checked against
+the provider's own dataclass, so that nothing is spelt wrong in silence. See ``docs/configuration.md``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path, PurePath
+from typing import Any, cast
+
+import torch
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from srum_plugins.errors import ConfigError, did_you_mean
+from srum_plugins.host import PluginHost, Registered
+from srum_plugins.options import build_options
+from srum_plugins.providers import Kind
+from srum_plugins.runs.fingerprint import fingerprint
+
+DECAYS = ("constant", "linear", "cosine")
+
+
+@dataclass(frozen=True)
+class RunSection:
+    """``run``: the run's name, where it lives (default ``runs/<name>``), its seed and device."""
+
+    name: str = "run"
+    directory: str = ""
+    seed: int = 0
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class GenerateSection:
+    """``generate``: candidates per prompt, images per chunk, size in pixels (null: the adapter's own)."""
+
+    candidates: int = 4
+    chunk: int = 32
+    width: int | None = None
+    height: int | None = None
+
+
+@dataclass(frozen=True)
+class ChunkSection:
+    """``ground`` and ``judging``: candidates per chunk."""
+
+    chunk: int = 64
+
+
+@dataclass(frozen=True)
+class TrainSection:
+    """``train``: AdamW with linear warm-up and then ``decay``.
+
+    ``grad_clip`` is the largest gradient norm (null: none), ``checkpoint_every`` counts steps.
+    """
+
+    steps: int = 100
+    batch: int = 32
+    lr: float = 1e-4
+    warmup: int = 10
+    decay: str = "constant"
+    weight_decay: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.95
+    grad_clip: float | None = 1.0
+    checkpoint_every: int = 25
+
+
+@dataclass(frozen=True)
+class EvaluateSection:
+    """``evaluate``: images per chunk, size in pixels (null: the adapter's own)."""
+
+    chunk: int = 64
+    width: int | None = None
+    height: int | None = None
+
+
+@dataclass(frozen=True)
+class TrackingSection:
+    """``tracking``: MLflow; ``uri`` null is a sqlite file beside the runs."""
+
+    enabled: bool = True
+    uri: str | None = None
+    experiment: str = "srum"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A filled provider slot: which provider, with which options (an instance of its own dataclass)."""
+
+    kind: Kind
+    registered: Registered
+    options: Any
+
+    @property
+    def name(self) -> str:
+        """The provider's name."""
+        return self.registered.provider.name
+
+    def plain(self) -> dict[str, Any]:
+        """Name and options as plain containers."""
+        return {"name": self.name, **_plain(self.options)}
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A whole, validated configuration. ``sampling`` holds the adapter's generation settings by stage."""
+
+    run: RunSection
+    providers: Mapping[Kind, Choice]
+    generate: GenerateSection
+    ground: ChunkSection
+    judging: ChunkSection
+    train: TrainSection
+    evaluate: EvaluateSection
+    tracking: TrackingSection
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def directory(self) -> Path:
+        """Where the run lives."""
+        return Path(self.run.directory)
+
+    def resolved(self) -> dict[str, Any]:
+        """The configuration with every default filled in, as plain containers; loading it again gives the same."""
+        data: dict[str, Any] = {"run": _plain(self.run)}
+        data.update({kind.value: self.providers[kind].plain() for kind in Kind})
+        for name in SECTIONS:
+            if name != "run":
+                data[name] = _plain(getattr(self, name))
+            if name in self.sampling:
+                data[name]["sampling"] = _plain(self.sampling[name])
+        return data
+
+    @property
+    def config_hash(self) -> str:
+        """The sha256 of :meth:`resolved`."""
+        return fingerprint(self.resolved())
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """The versions of the distributions whose providers are used."""
+        used = [choice.registered for choice in self.providers.values()]
+        return dict(sorted((registered.distribution, registered.version) for registered in used))
+
+    @property
+    def arm(self) -> str:
+        """What distinguishes experiments: the names of aggregator and objective."""
+        return f"{self.providers[Kind.AGGREGATOR].name}+{self.providers[Kind.OBJECTIVE].name}"
+
+
+SECTIONS: dict[str, type] = {
+    "run": RunSection,
+    "generate": GenerateSection,
+    "ground": ChunkSection,
+    "judging": ChunkSection,
+    "train": TrainSection,
+    "evaluate": EvaluateSection,
+    "tracking": TrackingSection,
+}
+SAMPLED = ("generate", "evaluate")  # sections with a `sampling` block
+SLOTS = {kind.value: kind for kind in Kind}
+
+
+def load(path: Path | None, overrides: Sequence[str], host: PluginHost) -> RunConfig:
+    """Read a YAML file (None: start from defaults), apply ``key=value`` overrides, validate everything.
+
+    Nothing heavy is imported and no weight is read.
+
+    Raises:
+        ConfigError: one line that says which key is wrong, why, and what is near it.
+        PluginError: a provider is unknown or not usable.
+    """
+    data = _read(path) if path is not None else {}
+    _check_keys(data)
+    _override(data, overrides)
+    data = _resolve(data)
+    providers = {kind: _choice(kind, data.pop(slot, None), host) for slot, kind in SLOTS.items()}
+    adapter = providers[Kind.ADAPTER].registered.provider
+    sampling: dict[str, Any] = {}
+    for name in SAMPLED:
+        values = data[name] = _mapping(data.get(name), name)
+        sampling[name] = build_options(
+            adapter.sampling, _mapping(values.pop("sampling", {}), f"{name}.sampling"), f"{name}.sampling"
+        )
+    sections: dict[str, Any] = {
+        name: build_options(section, _mapping(data.get(name, {}), name), name) for name, section in SECTIONS.items()
+    }
+    run: RunSection = sections["run"]
+    sections["run"] = dataclasses.replace(run, directory=run.directory or str(Path("runs") / run.name))
+    config = RunConfig(providers=providers, sampling=sampling, **sections)
+    _check_values(config)
+    return config
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The YAML file as plain containers, interpolations unresolved."""
+    if not path.is_file():
+        near = [entry.name for entry in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+        raise ConfigError(f"there is no config file {path}.{did_you_mean(path.name, near)}")
+    try:
+        loaded = OmegaConf.load(path)
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ConfigError(f"{path}{line}: {error.problem or error.context}") from error
+    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"{path}: {_first_line(error)}") from error
+    if not isinstance(loaded, DictConfig):
+        raise ConfigError(f"{path}: expected `section: settings` pairs at the top, found a list or a single value")
+    return _plain_dict(loaded, resolve=False)
+
+
+def _check_keys(data: Mapping[str, Any]) -> None:
+    known = [*SECTIONS, *SLOTS]
+    for key in data:
+        if key not in known:
+            raise ConfigError(f"unknown key {str(key)!r} at the top of the config.{did_you_mean(str(key), known)}")
+
+
+def _override(data: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Apply overrides in place. Words that choose a provider come first, so that the order does not matter."""
+    parsed = [_parse(override) for override in overrides]
+    _check_keys({key.split(".")[0]: None for key, _ in parsed})
+    for key, value in parsed:
+        slot, _, setting = key.partition(".")
+        if slot in SLOTS and setting in ("", "name"):
+            whole = isinstance(value, Mapping) and not setting
+            chosen = dict(value) if whole else {"name": value}
+            current = _slot(data.get(slot), slot)
+            same = "name" not in chosen or chosen["name"] == current.get("name")
+            data[slot] = {**current, **chosen} if same else chosen
+    for key, value in parsed:
+        path = key.split(".")
+        first, rest = path[0], path[1:]
+        if first in SLOTS and rest in ([], ["name"]):
+            continue
+        node = data[first] = _slot(data.get(first), first) if first in SLOTS else _mapping(data.get(first), first)
+        if not rest:
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"override {key}={value}: {key} is a section, set one of its keys")
+            node.update(value)
+            continue
+        for depth, name in enumerate(rest[:-1], start=1):
+            node[name] = _mapping(node.get(name), ".".join([first, *rest[:depth]]))
+            node = node[name]
+        node[rest[-1]] = value
+
+
+def _parse(override: str) -> tuple[str, Any]:
+    key, equals, text = override.partition("=")
+    key = key.strip()
+    if not equals or not key or any(not part for part in key.split(".")):
+        raise ConfigError(f"override {override!r}: expected key=value, such as train.steps=50 or grounder=native")
+    if not text.strip():
+        raise ConfigError(f"override {override!r} has no value; write {key}=null for none")
+    try:
+        parsed = OmegaConf.to_container(OmegaConf.create(f"value: {text}"), resolve=False)
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"override {override!r}: the value is not valid YAML: {_first_line(error)}") from error
+    return key, cast(dict[str, Any], parsed)["value"]
+
+
+def _resolve(data: dict[str, Any]) -> dict[str, Any]:
+    """Interpolations such as ``${run.seed}`` and ``${oc.env:HOME}`` replaced; ``???`` refused."""
+    try:
+        config = OmegaConf.create(data)
+        missing = sorted(OmegaConf.missing_keys(config))
+        if missing:
+            raise ConfigError(f"missing value: {', '.join(missing)} (written as ??? in the config)")
+        return _plain_dict(config, resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{error.full_key or 'config'}: {_first_line(error)}") from error
+
+
+def _choice(kind: Kind, value: Any, host: PluginHost) -> Choice:
+    slot = kind.value
+    options = _slot(value, slot)
+    name = options.pop("name", None)
+    if name is None:
+        raise ConfigError(f"{slot} is missing: choose one, such as `{slot}: NAME`.{did_you_mean('', host.names(kind))}")
+    if not isinstance(name, str):
+        raise ConfigError(f"{slot}: expected the name of a provider, got {name!r}")
+    registered = host.get(kind, name)
+    return Choice(kind, registered, build_options(registered.provider.options, options, slot))
+
+
+def _slot(value: Any, slot: str) -> dict[str, Any]:
+    """A slot as a mapping with ``name``; empty if it is not filled."""
+    if value is None:
+        return {}
+    return {"name": value} if isinstance(value, str) else _mapping(value, slot)
+
+
+def _mapping(value: Any, where: str) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{where}: expected `key: value` settings, got {value!r}")
+    return dict(value)
+
+
+def _check_values(config: RunConfig) -> None:
+    """Ranges that types cannot say."""
+    run, generate, evaluate, train = config.run, config.generate, config.evaluate, config.train
+    if not run.name or set(run.name) & set("/\\"):
+        raise ConfigError(f"run.name: expected a plain name, got {run.name!r}")
+    at_least = {
+        "run.seed": (run.seed, 0),
+        "generate.candidates": (generate.candidates, 1),
+        "generate.chunk": (generate.chunk, 1),
+        "generate.width": (generate.width, 1),
+        "generate.height": (generate.height, 1),
+        "ground.chunk": (config.ground.chunk, 1),
+        "judging.chunk": (config.judging.chunk, 1),
+        "evaluate.chunk": (evaluate.chunk, 1),
+        "evaluate.width": (evaluate.width, 1),
+        "evaluate.height": (evaluate.height, 1),
+        "train.steps": (train.steps, 1),
+        "train.batch": (train.batch, 1),
+        "train.warmup": (train.warmup, 0),
+        "train.weight_decay": (train.weight_decay, 0.0),
+        "train.checkpoint_every": (train.checkpoint_every, 1),
+    }
+    for key, (value, least) in at_least.items():
+        if value is not None and not (value >= least and math.isfinite(value)):
+            raise ConfigError(f"{key}: must be at least {least}, got {value}")
+    for key, number in (("train.lr", train.lr), ("train.grad_clip", train.grad_clip)):
+        if number is not None and not (number > 0 and math.isfinite(number)):
+            raise ConfigError(f"{key}: must be positive and finite, got {number}")
+    for key, beta in (("train.beta1", train.beta1), ("train.beta2", train.beta2)):
+        if not 0.0 <= beta < 1.0:
+            raise ConfigError(f"{key}: must lie in [0, 1), got {beta}")
+    if train.decay not in DECAYS:
+        raise ConfigError(f"train.decay: unknown {train.decay!r}.{did_you_mean(train.decay, DECAYS)}")
+    for name, section in (("generate", generate), ("evaluate", evaluate)):
+        if (section.width is None) != (section.height is None):
+            raise ConfigError(f"{name}.width and {name}.height: give both or neither")
+    try:
+        torch.device(run.device)
+    except RuntimeError as error:
+        raise ConfigError(f"run.device: {run.device!r} is not a device, such as cpu, cuda or cuda:1") from error
+
+
+def _plain_dict(config: DictConfig, resolve: bool) -> dict[str, Any]:
+    return cast(dict[str, Any], OmegaConf.to_container(config, resolve=resolve))
+
+
+def _plain(value: Any) -> Any:
+    """Plain JSON types: dataclasses become mappings, paths and enums their text, tuples lists."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, Enum):
+        return _plain(value.value)
+    return str(value) if isinstance(value, PurePath) else value
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0]

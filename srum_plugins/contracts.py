@@ -1,0 +1,286 @@
+"""The contracts between the core and its plugins, with exact shapes, units and ranges.
+
+A provider (:mod:`srum_plugins.providers`) names a factory for one of these classes. What an adapter can
+do is declared twice, in the provider's ``capabilities`` (read before anything is loaded) and by the methods that
+it overrides; the contract gate (:mod:`srum_plugins.gate`) compares the whole config with the declaration.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from PIL import Image
+
+from srum_plugins.errors import CapabilityError
+from srum_plugins.records import Box, Candidate, Failure, Grounding, Judgement, Prompt, Region
+from srum_plugins.rewards.maps import RewardMap
+
+if TYPE_CHECKING:  # torch stays out of start-up: the command line answers without it
+    import torch
+    from torch import Tensor
+
+
+class Capability(StrEnum):
+    """What a model adapter can do. Providers declare a set of these."""
+
+    GENERATE = "generate"
+    THINK = "think"
+    ANSWER = "answer"
+    CHOICE = "choice"
+    LOCATE = "locate"
+    TRAIN = "train"
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """One image to generate. The same request gives the same image, whatever it is batched with.
+
+    ``width`` and ``height`` are pixels; ``None`` asks for the adapter's own default size.
+    """
+
+    prompt: Prompt
+    seed: int
+    width: int | None = None
+    height: int | None = None
+
+
+@dataclass(frozen=True)
+class Generated:
+    """A generated RGB image and, in think mode, the plan text that led to it."""
+
+    image: Image.Image
+    plan: str | None = None
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question about an image, optionally about one box of it (pixels of that image).
+
+    ``choices`` are the admissible answers for :meth:`ModelAdapter.choice_logprobs`; empty for open answers.
+    """
+
+    image: Image.Image
+    text: str
+    choices: tuple[str, ...] = ()
+    box: Box | None = None
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The random part of one training forward, shared by all terms that must see the same noise.
+
+    ``timestep`` (B,) in [0, 1], 1 is pure noise; ``noise`` has the shape of the latents; ``drop`` (B,) bool
+    says which conditions are dropped for guidance. Adapters without a timestep ignore what they do not need.
+    """
+
+    timestep: Tensor
+    noise: Tensor
+    drop: Tensor
+
+
+class Prediction(Protocol):
+    """What a model predicted for a batch, with the two losses that objectives are made of. Both are float32 and
+    keep the gradient of the prediction. (h, w) is the latent token grid, row-major from the top left."""
+
+    def token_losses(self, latents: Tensor) -> Tensor:
+        """Per-token loss (B, h, w) against these clean latents: for flow models mean_c (v - (noise - x0))^2."""
+
+    def token_distance(self, other: Prediction) -> Tensor:
+        """Per-token distance (B, h, w) to another prediction: for flow models mean_c (v - v')^2."""
+
+
+class ModelAdapter(ABC):  # noqa: B024 - which methods a subclass needs follows from its capabilities
+    """A unified multimodal model. Methods of capabilities that it lacks raise :class:`CapabilityError`.
+
+    Instances come from the provider's factory ``factory(options, device)`` with weights loaded. All methods but
+    ``predict`` run without gradient.
+    """
+
+    # --- generation -----------------------------------------------------------------------------------------
+    def generate(self, requests: Sequence[GenerationRequest], sampling: Any) -> list[Generated]:
+        """One RGB image per request. ``sampling`` is an instance of the provider's ``sampling`` dataclass."""
+        raise self._cannot("generate images")
+
+    # --- understanding --------------------------------------------------------------------------------------
+    def answer(self, questions: Sequence[Question]) -> list[str]:
+        """A greedy open answer per question, without special tokens."""
+        raise self._cannot("answer questions")
+
+    def choice_logprobs(self, questions: Sequence[Question]) -> list[tuple[float, ...]]:
+        """Log-probabilities of each question's choices, normalised over the choices, in their order."""
+        raise self._cannot("give log-probabilities of choices")
+
+    def locate(self, images: Sequence[Image.Image], phrases: Sequence[Sequence[str]]) -> list[list[Region | Failure]]:
+        """The regions that the model itself finds for the phrases of each image: none for an absent phrase, a Failure
+        for an answer that holds no readable box."""
+        raise self._cannot("locate phrases")
+
+    # --- training -------------------------------------------------------------------------------------------
+    def token_grid(self, width: int, height: int) -> tuple[int, int]:
+        """(h, w) of the latent token grid of an image of this size in pixels."""
+        raise self._cannot("train")
+
+    def encode(self, images: Sequence[Image.Image]) -> Tensor:
+        """Clean latents (B, C, H, W), float32, of equally sized images, on the adapter's device."""
+        raise self._cannot("train")
+
+    def draw(self, latents: Tensor, generator: torch.Generator) -> Draws:
+        """Timesteps, noise and condition dropout for these latents, from a CPU generator."""
+        raise self._cannot("train")
+
+    def predict(self, prompts: Sequence[Prompt], latents: Tensor, draws: Draws, *, base: bool = False) -> Prediction:
+        """Predict for latents noised by ``draws``. ``base=True`` uses the weights as they were at load, no gradient."""
+        raise self._cannot("train")
+
+    def start_training(self) -> dict[str, torch.nn.Parameter]:
+        """Freeze what must not move, and return the trainable parameters by name, in a fixed order."""
+        raise self._cannot("train")
+
+    def save(self, folder: Path) -> None:
+        """Write weights (safetensors) and whatever is needed to load this model again."""
+        raise self._cannot("save")
+
+    def load_trained(self, folder: Path) -> None:
+        """Load what :meth:`save` wrote into this model, strictly."""
+        raise self._cannot("load trained weights")
+
+    def understanding_digest(self) -> str:
+        """A hex digest of every weight that the understanding half reads, to show that training left it alone."""
+        raise self._cannot("digest its understanding half")
+
+    def _cannot(self, what: str) -> CapabilityError:
+        return CapabilityError(f"the model adapter {type(self).__name__} cannot {what}")
+
+
+@dataclass(frozen=True)
+class Located:
+    """A candidate with its image and prompt: what a grounder sees."""
+
+    prompt: Prompt
+    candidate: Candidate
+    image: Image.Image
+
+
+class Grounder(ABC):
+    """Proposes regions. Boxes must lie inside the image."""
+
+    @abstractmethod
+    def ground(self, items: Sequence[Located], model: ModelAdapter | None) -> list[Grounding]:
+        """One grounding per item, in order. ``model`` is given if the provider's ``needs`` names a capability."""
+
+
+class Judge(ABC):
+    """Scores candidates: one global score and one local score per region, or typed failures."""
+
+    @abstractmethod
+    def judge(
+        self, items: Sequence[Located], groundings: Sequence[Grounding], model: ModelAdapter | None
+    ) -> list[Judgement]:
+        """One judgement per item, in order, with as many local scores as the grounding has regions."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A candidate with everything that is known of it: what an aggregator sees."""
+
+    prompt: Prompt
+    candidate: Candidate
+    grounding: Grounding
+    judgement: Judgement
+
+
+@dataclass(frozen=True)
+class Reward:
+    """A candidate's reward map and its scalar ``score`` (higher is better), used to rank candidates of a prompt."""
+
+    candidate_id: str
+    map: RewardMap
+    score: float
+
+
+class Aggregator(ABC):
+    """Turns judgements into reward maps. Pure and cheap: no model, no image."""
+
+    @abstractmethod
+    def aggregate(self, items: Sequence[Judged], seed: int) -> list[Reward | None]:
+        """One reward per item, in order, or None where a failed judgement allows none. Sees the whole run at
+        once, so that controls can move rewards between candidates."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training example of an objective: the candidates that take part, by role, with their reward maps.
+
+    The weighted objective has the roles (sample, reference), the paired one (winner, loser).
+    """
+
+    prompt: Prompt
+    candidates: tuple[str, ...]
+    maps: tuple[RewardMap, ...]
+
+
+@dataclass(frozen=True)
+class TrainBatch:
+    """A batch of examples on the device. ``latents[r]`` (B, C, H, W) and ``weights[r]`` (B, h, w) are those of
+    role ``r``; weights are the reward maps on the token grid, float32."""
+
+    prompts: tuple[Prompt, ...]
+    latents: tuple[Tensor, ...]
+    weights: tuple[Tensor, ...]
+
+
+class Objective(ABC):
+    """What training minimises, on top of any adapter's per-token losses."""
+
+    @abstractmethod
+    def examples(self, items: Sequence[Judged], rewards: Sequence[Reward | None]) -> list[Example]:
+        """The training examples of a run, in a fixed order. Raises RewardError for weights that it refuses."""
+
+    @abstractmethod
+    def loss(self, model: ModelAdapter, batch: TrainBatch, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
+        """The scalar loss (float32, with gradient) and detached scalar metrics by name."""
+
+
+class PromptSet(ABC):
+    """A source of training prompts."""
+
+    @abstractmethod
+    def prompts(self) -> list[Prompt]:
+        """All prompts, ids unique, the same list at every call."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A benchmark's figures for one image; each value in [0, 1]. ``full`` is required (all demands met)."""
+
+    prompt_id: str
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class UnderstandingReport:
+    """Accuracy in [0, 1] by question kind, and the number of questions of each."""
+
+    accuracy: Mapping[str, float]
+    questions: Mapping[str, int] = field(default_factory=dict)
+
+
+class Benchmark(ABC):
+    """Prompts with an independent measure of the images generated for them."""
+
+    @abstractmethod
+    def prompts(self) -> list[Prompt]:
+        """All prompts; ``split`` is ``in_domain`` or ``out_of_domain`` (or another name), ids unique."""
+
+    @abstractmethod
+    def score(self, prompts: Sequence[Prompt], images: Sequence[Image.Image]) -> list[Verdict]:
+        """One verdict per image, in order."""
+
+    def understanding(self, model: ModelAdapter) -> UnderstandingReport | None:
+        """The model's accuracy on a fixed question set, or None if the benchmark has none."""
+        return None

@@ -1,0 +1,76 @@
+"""The contract gate: compares a whole config with what its providers declare, before any weight is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from srum_plugins.contracts import Capability
+from srum_plugins.errors import CapabilityError, ConfigError, did_you_mean
+from srum_plugins.host import Registered, missing_modules
+
+STAGE_NEEDS = {
+    "generate": frozenset({Capability.GENERATE}),
+    "ground": frozenset[Capability](),
+    "judge": frozenset[Capability](),
+    "reward": frozenset[Capability](),
+    "train": frozenset({Capability.TRAIN}),
+    "evaluate": frozenset({Capability.GENERATE}),
+}
+STAGE_OF_SLOT = {
+    "prompts": "generate",
+    "grounder": "ground",
+    "judge": "judge",
+    "aggregator": "reward",
+    "objective": "train",
+    "benchmark": "evaluate",
+}
+
+
+def check(adapter: Registered, others: Mapping[str, tuple[Registered, Any]], stages: Sequence[str]) -> None:
+    """Refuse a config that cannot run to its end.
+
+    Args:
+        adapter: the model adapter.
+        others: the other providers with their options, by slot of the config (``"grounder"``, ``"judge"``, ...).
+        stages: the stages that are to run. What only other stages use is not checked; slots that belong to no stage
+            always are.
+
+    Raises:
+        CapabilityError: a stage or provider needs of the adapter what it does not declare. Lists all other problems
+            too.
+        ConfigError: an unknown stage, packages that are not installed, or ``needs`` that cannot be read.
+    """
+    lacking: list[str] = []
+    problems = [
+        f"there is no stage {stage!r}.{did_you_mean(stage, STAGE_NEEDS)}"
+        for stage in stages
+        if stage not in STAGE_NEEDS
+    ]
+    used = {slot: pair for slot, pair in others.items() if STAGE_OF_SLOT.get(slot) in (None, *stages)}
+    for slot, registered in [("adapter", adapter), *((slot, registered) for slot, (registered, _) in used.items())]:
+        provider = registered.provider
+        if missing := missing_modules(provider):
+            problems.append(f"the {slot} {provider.name!r} needs {', '.join(missing)}, not installed: {provider.extra}")
+    for stage in stages:
+        lacking += _lacking(f"the stage {stage!r}", STAGE_NEEDS.get(stage, frozenset()), adapter)
+    for slot, (registered, options) in used.items():
+        asker = f"the {slot} {registered.provider.name!r} of {registered.origin}"
+        try:
+            needs = frozenset(Capability(need) for need in registered.provider.needs(options))
+        except Exception as error:  # a stranger's function: told with its name, beside all other problems
+            problems.append(f"{asker} cannot say what it needs: {type(error).__name__}: {error}")
+        else:
+            lacking += _lacking(asker, needs, adapter)
+    if lacking or problems:
+        raise (CapabilityError if lacking else ConfigError)("\n".join(lacking + problems))
+
+
+def _lacking(asker: str, needs: Iterable[Capability], adapter: Registered) -> list[str]:
+    provider = adapter.provider
+    said = f"{provider.name!r} of {adapter.origin} declares {', '.join(sorted(provider.capabilities)) or 'nothing'}"
+    return [
+        f"{asker} needs a model that can {need.value!r}; the adapter {said}"
+        for need in sorted(needs)
+        if need not in provider.capabilities
+    ]

@@ -1,0 +1,372 @@
+"""The plugin host: finds plugins, loads each behind a guard, checks them, and hands out their providers.
+
+Plugins come in by entry points of the group ``srum_plugins``, our own as well as a stranger's. One that is broken is
+recorded with its cause and left out; the others work on. Nothing is chosen in silence: two plugins or providers
+of one name are both refused, and the error names both distributions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import importlib.util
+import inspect
+import os
+import re
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, astuple, dataclass
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.metadata import EntryPoint
+from typing import Any, Literal
+
+import pluggy
+
+from srum_plugins.contracts import Capability
+from srum_plugins.errors import ContractError, PluginError, did_you_mean
+from srum_plugins.hookspecs import PROJECT, Events, Providers
+from srum_plugins.options import options_schema
+from srum_plugins.providers import Kind, NoOptions, Provider
+
+GROUP = "srum_plugins"
+BLOCK = "SRUM_PLUGINS_BLOCK"
+STRICT = "SRUM_PLUGINS_STRICT"
+
+KIND_OF_HOOK = {
+    "srum_model_adapters": Kind.ADAPTER,
+    "srum_grounders": Kind.GROUNDER,
+    "srum_judges": Kind.JUDGE,
+    "srum_reward_aggregators": Kind.AGGREGATOR,
+    "srum_objectives": Kind.OBJECTIVE,
+    "srum_prompt_sets": Kind.PROMPTS,
+    "srum_benchmarks": Kind.BENCHMARK,
+}
+PROVIDER_NAME = re.compile(r"[a-z][a-z0-9._-]*")
+
+Status = Literal["ready", "missing-extra", "failed", "blocked"]
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A provider and where it comes from: its distribution, ``file`` ("path:line" of the hook), and entry point."""
+
+    provider: Provider
+    kind: Kind
+    distribution: str
+    version: str
+    file: str
+    plugin: str
+
+    @property
+    def origin(self) -> str:
+        """The distribution, its version and the plugin, for messages."""
+        return f"{f'{self.distribution} {self.version}'.rstrip()} (plugin {self.plugin!r})"
+
+
+@dataclass(frozen=True, order=True)
+class _Row:
+    """One line of ``srum plugins``. ``kind`` is a :class:`Kind`, ``listener``, or ``plugin`` for one not loaded."""
+
+    kind: str
+    name: str
+    distribution: str
+    version: str
+    file: str
+    status: Status
+    cause: str
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where a plugin comes from."""
+
+    plugin: str
+    distribution: str
+    version: str
+
+    @classmethod
+    def of(cls, entry_point: EntryPoint) -> _Source:
+        dist = entry_point.dist
+        return cls(entry_point.name, (dist and dist.name) or "(unknown)", dist.version if dist else "")
+
+
+class PluginHost:
+    """The plugins of this process. Make one with :meth:`load`; ``hook`` calls the event hooks of all listeners."""
+
+    def __init__(self) -> None:
+        self._manager = pluggy.PluginManager(PROJECT)
+        self._manager.add_hookspecs(Providers)
+        self._manager.add_hookspecs(Events)
+        self._providers: dict[tuple[str, str], list[Registered]] = {}
+        self._others: list[_Row] = []  # listeners, and plugins that did not load
+
+    @classmethod
+    def load(cls, blocked: Iterable[str] = (), entry_points: Iterable[EntryPoint] | None = None) -> PluginHost:
+        """Load every plugin that is installed and not blocked.
+
+        Args:
+            blocked: names of entry points or distributions that must not even be imported, on top of the comma
+                list in the environment variable ``SRUM_PLUGINS_BLOCK``.
+            entry_points: load these rather than those installed in the group ``srum_plugins``.
+
+        Raises:
+            PluginError: only if ``SRUM_PLUGINS_STRICT=1``, at the first plugin that fails. Else failures are kept,
+                listed by :meth:`rows`, and named by :meth:`get` when something is asked for that is not there.
+        """
+        host = cls()
+        strict = os.environ.get(STRICT, "") not in ("", "0")
+        listed = {name.strip() for name in os.environ.get(BLOCK, "").split(",")}
+        found = importlib.metadata.entry_points(group=GROUP) if entry_points is None else entry_points
+        points = sorted(((point, _Source.of(point)) for point in found), key=lambda pair: astuple(pair[1]))
+        allowed = []
+        for point, source in points:
+            if (cause := _blocked_by(source, listed, set(blocked))) is None:
+                allowed.append((point, source))
+            else:
+                host._set_aside(source, "blocked", cause)
+        copies = Counter(point.name for point, _ in allowed)
+        for point, source in allowed:
+            try:
+                if copies[point.name] > 1:
+                    rivals = [f"{s.distribution} {s.version}" for p, s in allowed if p.name == point.name]
+                    raise PluginError(f"{_clash(f'plugins named {point.name!r} come from', rivals)}; none is loaded")
+                host._admit(point.load(), source)
+            # Plugins are strangers' code: whatever one raises, sys.exit() included, must not take the others down.
+            except (Exception, SystemExit) as error:
+                if strict:
+                    raise PluginError(f"the plugin {_label(source)} failed to load: {_explain(error)}") from error
+                host._set_aside(source, "failed", _explain(error), _origin(point, error))
+        for rivals_of_name in host._providers.values():
+            if strict and len(rivals_of_name) > 1:
+                raise PluginError(_duplicate(rivals_of_name))
+        return host
+
+    @property
+    def hook(self) -> pluggy.HookRelay:
+        """Calls a hook on all plugins: ``host.hook.srum_run_started(run=run)``. Keyword arguments only."""
+        return self._manager.hook
+
+    def register(self, plugin: object, name: str) -> None:
+        """Add a plugin of this process: a listener, or providers made on the spot (in tests, in notebooks).
+
+        Raises:
+            PluginError: the name or one of the provider names is taken, or the plugin breaks a rule that also holds
+                for installed ones. Then nothing of it stays registered.
+        """
+        try:
+            self._admit(plugin, _Source(name, "(in process)", ""), taken=tuple(self._providers))
+        except (pluggy.PluginValidationError, ContractError) as error:
+            raise PluginError(f"the plugin {name!r} cannot be registered: {_explain(error)}") from error
+
+    def get(self, kind: Kind, name: str) -> Registered:
+        """The provider of this kind and name, ready to be made.
+
+        Raises:
+            PluginError: there is none (with the nearest names, and the plugins that did not load), there are
+                several, or packages that it needs are not installed (with the pip line).
+        """
+        rivals = self._providers.get((kind, name), [])
+        if not rivals:
+            known = [known for of_kind, known in self._providers if of_kind == kind]
+            absent = "".join(
+                f"\n  not loaded: plugin {row.name!r} of {row.distribution} {row.version}, {row.status}: {row.cause}"
+                for row in sorted(self._others)
+                if row.status in ("failed", "blocked")
+            )
+            raise PluginError(f"there is no {kind} named {name!r}.{did_you_mean(name, known)}{absent}")
+        status, cause = _state(rivals)
+        if status != "ready":
+            raise PluginError(cause if len(rivals) > 1 else f"the {kind} {name!r} of {rivals[0].origin} {cause}")
+        return rivals[0]
+
+    def names(self, kind: Kind) -> list[str]:
+        """The names of this kind that :meth:`get` can give, sorted."""
+        return sorted(
+            name for (of, name), rivals in self._providers.items() if of == kind and _state(rivals)[0] == "ready"
+        )
+
+    def rows(self) -> list[dict[str, str]]:
+        """Every provider, every listener, and every plugin that is not loaded, sorted by kind and name.
+
+        The keys are kind, name, distribution, version, file, status (ready, missing-extra, failed or blocked) and
+        cause, which is empty if the status is ready.
+        """
+        providers = [
+            _Row(one.kind.value, name, one.distribution, one.version, one.file, *_state(rivals))
+            for (_, name), rivals in self._providers.items()
+            for one in rivals
+        ]
+        return [asdict(row) for row in sorted(providers + self._others)]
+
+    def _set_aside(self, source: _Source, status: Status, cause: str, file: str = "") -> None:
+        self._others.append(_Row("plugin", source.plugin, source.distribution, source.version, file, status, cause))
+
+    def _admit(self, plugin: object, source: _Source, taken: Iterable[tuple[str, str]] = ()) -> None:
+        """Register a plugin, check it and collect its providers; if anything is wrong, nothing of it stays."""
+        if inspect.isclass(plugin):
+            raise PluginError(f"{plugin.__qualname__} is a class; a plugin is a module or an instance")
+        if self._manager.has_plugin(source.plugin) or self._manager.is_registered(plugin):
+            raise PluginError(f"a plugin is already registered as {self._manager.get_name(plugin) or source.plugin!r}")
+        self._manager.register(plugin, source.plugin)
+        try:
+            self._check_hooks(plugin)
+            found = list(self._collect(plugin, source))
+            for one in found:
+                if (one.kind, one.provider.name) in taken:
+                    raise PluginError(_duplicate([*self._providers[one.kind, one.provider.name], one]))
+        except BaseException:
+            self._manager.unregister(plugin, source.plugin)
+            raise
+        for one in found:
+            self._providers.setdefault((one.kind, one.provider.name), []).append(one)
+        events = [impl for impl in self._implementations(plugin) if impl[0] not in KIND_OF_HOOK]
+        if events:
+            file = _place(events[0][1].function)
+            self._others.append(_Row("listener", source.plugin, source.distribution, source.version, file, "ready", ""))
+
+    def _implementations(self, plugin: object) -> list[tuple[str, pluggy.HookImpl]]:
+        """The hooks that a registered plugin implements, by name, in the order of their names."""
+        callers = self._manager.get_hookcallers(plugin) or []
+        pairs = [(caller.name, impl) for caller in callers for impl in caller.get_hookimpls() if impl.plugin is plugin]
+        return sorted(pairs, key=lambda pair: pair[0])
+
+    def _check_hooks(self, plugin: object) -> None:
+        """Refuse what pluggy lets pass: unknown hooks, forgotten markers, plugins that do nothing."""
+        known = [name for spec in (Providers, Events) for name in vars(spec) if name.startswith("srum_")]
+        implemented = self._implementations(plugin)
+        for name, impl in implemented:
+            if name not in known and not impl.optionalhook:
+                raise PluginError(f"{_place(impl.function)}: there is no hook {name!r}.{did_you_mean(name, known)}")
+            if name in KIND_OF_HOOK and (impl.wrapper or impl.hookwrapper):
+                raise PluginError(f"{_place(impl.function)}: {name} must return providers, it cannot be a wrapper")
+        marked = {impl.function.__name__ for _, impl in implemented}
+        forgotten = [name for name in known if name not in marked and inspect.isroutine(getattr(plugin, name, None))]
+        if forgotten:
+            raise PluginError(f"{', '.join(forgotten)} lacks the decorator @srum_plugins.hookimpl")
+        if not implemented:
+            raise PluginError("it implements no hook; decorate its hooks with @srum_plugins.hookimpl")
+
+    def _collect(self, plugin: object, source: _Source) -> Iterator[Registered]:
+        """The providers of a plugin, each checked."""
+        names = set()
+        for hook, impl in self._implementations(plugin):
+            if hook not in KIND_OF_HOOK:
+                continue
+            kind, place = KIND_OF_HOOK[hook], _place(impl.function)
+            records = impl.function()
+            if not isinstance(records, Iterable):
+                raise ContractError(f"{place}: {hook} must return a list of Provider records, it returned {records!r}")
+            for record in records:
+                _check_provider(record, kind, f"{place}: {hook}")
+                if (kind, record.name) in names:
+                    raise ContractError(f"{place}: {hook} gives two providers named {record.name!r}")
+                names.add((kind, record.name))
+                yield Registered(record, kind, source.distribution, source.version, place, source.plugin)
+
+
+def missing_modules(provider: Provider) -> list[str]:
+    """The modules that a provider needs and that are not installed. Imports nothing."""
+    return [module for module in provider.modules if _spec(module) is None]
+
+
+def _state(rivals: list[Registered]) -> tuple[Status, str]:
+    """The status of a provider name and, if it is not ready, the cause."""
+    if len(rivals) > 1:
+        return "failed", _duplicate(rivals)
+    missing = missing_modules(rivals[0].provider)
+    if missing:
+        return "missing-extra", f"needs {', '.join(missing)}, not installed: {rivals[0].provider.extra}"
+    return "ready", ""
+
+
+def _check_provider(record: object, kind: Kind, where: str) -> None:
+    """Raise ContractError if a record is not what :class:`Provider` promises."""
+    if not isinstance(record, Provider):
+        raise ContractError(f"{where} must give Provider records, got {record!r}")
+    where = f"{where}, provider {record.name!r}"
+    if not (isinstance(record.name, str) and PROVIDER_NAME.fullmatch(record.name)):
+        raise ContractError(f"{where}: a name is a small letter, then small letters, digits, '.', '_' or '-'")
+    if not (isinstance(record.summary, str) and record.summary.strip() and "\n" not in record.summary):
+        raise ContractError(f"{where}: summary must be one line of text")
+    for role in ("factory", "needs", "identity"):
+        if not callable(getattr(record, role)):
+            raise ContractError(f"{where}: {role} must be callable, got {getattr(record, role)!r}")
+    for role in ("options", "sampling"):
+        try:
+            options_schema(getattr(record, role))
+        except ContractError as error:
+            raise ContractError(f"{where}: {role}: {error}") from error
+    if not isinstance(record.capabilities, frozenset) or not all(
+        isinstance(one, Capability) for one in record.capabilities
+    ):
+        raise ContractError(f"{where}: capabilities must be a frozenset of Capability, got {record.capabilities!r}")
+    if kind is not Kind.ADAPTER and (record.capabilities or record.sampling is not NoOptions):
+        raise ContractError(
+            f"{where}: only adapters have capabilities and sampling; others say what they need by needs"
+        )
+    if not isinstance(record.modules, tuple) or not all(isinstance(one, str) and one for one in record.modules):
+        raise ContractError(f"{where}: modules must be a tuple of import names, got {record.modules!r}")
+    if record.modules and not record.extra:
+        raise ContractError(f"{where}: modules need extra, the pip line that installs them")
+
+
+def _blocked_by(source: _Source, listed: set[str], blocked: set[str]) -> str | None:
+    """Why a plugin is blocked, by its entry point's or its distribution's name; None if it is not."""
+    names = {source.plugin, source.distribution}
+    if names & blocked:
+        return "blocked by the caller"
+    return f"blocked by {BLOCK}" if names & listed else None
+
+
+def _clash(what: str, rivals: Iterable[str]) -> str:
+    return f"{what} {' and '.join(rivals)}; uninstall one, or block one by its distribution's name in {BLOCK}"
+
+
+def _duplicate(rivals: list[Registered]) -> str:
+    first = rivals[0]
+    return _clash(f"the {first.kind} {first.provider.name!r} is provided by", [one.origin for one in rivals])
+
+
+def _label(source: _Source) -> str:
+    return f"{source.plugin!r} of {source.distribution} {source.version}"
+
+
+def _explain(error: BaseException) -> str:
+    """An exception on one line; the type too, unless its message was written by this host."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, PluginError | ContractError) else f"{type(error).__name__}: {text}"
+
+
+def _place(function: Callable[..., Any]) -> str:
+    """The "path:line" where a function is defined."""
+    code = inspect.unwrap(function).__code__
+    return f"{code.co_filename}:{code.co_firstlineno}"
+
+
+def _origin(point: EntryPoint, error: BaseException) -> str:
+    """The file of a plugin that failed, with the line if it failed there; empty if there is no such file."""
+    with contextlib.suppress(AttributeError, ImportError):  # an entry point that is no import name
+        spec = _spec(point.module)
+        if spec is not None and spec.origin is not None:
+            lines = [
+                frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == spec.origin
+            ]
+            if isinstance(error, SyntaxError) and error.filename == spec.origin:
+                lines.append(error.lineno)
+            return f"{spec.origin}:{lines[-1]}" if lines else spec.origin
+    return ""
+
+
+def _spec(module: str) -> ModuleSpec | None:
+    """Where a module is, or None if it is nowhere; unlike importlib's find_spec, without importing its parents."""
+    head, *rest = module.split(".")
+    try:
+        spec = importlib.util.find_spec(head)
+    except ValueError:  # already imported, from no file
+        return ModuleSpec(head, loader=None)
+    for part in rest:
+        if spec is None or spec.submodule_search_locations is None:
+            return None
+        spec = PathFinder.find_spec(f"{spec.name}.{part}", spec.submodule_search_locations)
+    return spec

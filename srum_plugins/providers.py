@@ -1,0 +1,52 @@
+"""Provider records: what a plugin says about itself before anything heavy is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from srum_plugins.contracts import Capability
+
+
+class Kind(StrEnum):
+    """The seams of the framework. Each has one provider hook."""
+
+    ADAPTER = "adapter"
+    GROUNDER = "grounder"
+    JUDGE = "judge"
+    AGGREGATOR = "aggregator"
+    OBJECTIVE = "objective"
+    PROMPTS = "prompts"
+    BENCHMARK = "benchmark"
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """The options of a provider that has none."""
+
+
+@dataclass(frozen=True)
+class Provider:
+    """One named implementation of a contract.
+
+    ``factory`` is called as ``factory(options)`` (adapters: ``factory(options, device)``) and may import heavy
+    packages; building the record must not. ``options`` is a dataclass with defaults, owned by the plugin;
+    adapters add ``sampling``, the dataclass of generation settings. ``capabilities`` is what an adapter can do;
+    ``needs`` is what any other provider asks of the adapter, as a function of its own options. ``modules`` are the
+    import names that must be there for the provider to be ready; if one is not, ``extra`` is the pip line that users
+    are shown. ``identity`` is whatever else decides the provider's results, such as a hash of the weights or the file
+    that its options name; it becomes part of the fingerprints of stages.
+    """
+
+    name: str
+    summary: str
+    factory: Callable[..., Any]
+    options: type = NoOptions
+    sampling: type = NoOptions
+    capabilities: frozenset[Capability] = frozenset()
+    needs: Callable[[Any], frozenset[Capability]] = lambda options: frozenset()
+    modules: tuple[str, ...] = ()
+    extra: str = ""
+    identity: Callable[[Any], str] = lambda options: ""

@@ -1,0 +1,116 @@
+"""Result tables of a run's summary, for the terminal and as markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+
+HEADERS = {
+    "what": "",
+    "before": "before",
+    "after": "after",
+    "delta": "delta",
+    "low": "95 % low",
+    "high": "95 % high",
+    "n": "n",
+}
+
+
+def rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One row per split, per category and graded figure of a split, and per kind of understanding question, with the
+    keys of :data:`HEADERS`. Numbers are fractions; ``low`` and ``high`` are the paired 95 % interval of ``delta`` and
+    None where there is none."""
+    table = []
+    for split, entry in summary.items():
+        if not (isinstance(entry, Mapping) and "ci95" in entry):
+            continue
+        table.append(_row(split, entry))
+        table += [_row(f"{split}/{name}", figures) for name, figures in entry["categories"].items()]
+        table += [_row(f"{split}/graded {name}", figures) for name, figures in entry.get("graded", {}).items()]
+    understanding = summary.get("understanding") or {}
+    before, after = understanding.get("before") or {}, understanding.get("after") or {}
+    for kind in after:
+        table.append(
+            {
+                "what": f"understanding/{kind}",
+                "before": before.get(kind),
+                "after": after[kind],
+                "delta": after[kind] - before[kind] if kind in before else None,
+                "low": None,
+                "high": None,
+                "n": understanding.get("questions", {}).get(kind),
+            }
+        )
+    return table
+
+
+def _row(what: str, figures: Mapping[str, Any]) -> dict[str, Any]:
+    low, high = figures["ci95"]
+    return {
+        "what": what,
+        "before": figures["before"],
+        "after": figures["after"],
+        "delta": figures["delta"],
+        "low": low,
+        "high": high,
+        "n": figures["prompts"],
+    }
+
+
+def table(summary: Mapping[str, Any]) -> Table:
+    """The result table for a rich console. Gains whose interval lies above zero are green, losses below it red."""
+    grid = Table(
+        title=f"before and after training · {summary['arm']}", caption=_footnote(summary), title_justify="left"
+    )
+    for key, header in HEADERS.items():
+        grid.add_column(header, justify="left" if key == "what" else "right", no_wrap=True)
+    section = ""
+    for row in rows(summary):
+        name, _, detail = row["what"].partition("/")
+        if section and name != section:
+            grid.add_section()
+        section = name
+        style = ""
+        if row["low"] is not None and row["low"] > 0:
+            style = "green"
+        elif row["high"] is not None and row["high"] < 0:
+            style = "red"
+        cells = _cells(row)
+        cells[0] = f"  {detail}" if detail and name != "understanding" else row["what"].replace("/", ": ")
+        cells[3] = f"[{style}]{cells[3]}[/{style}]" if style else cells[3]
+        grid.add_row(*cells, style=None if detail else "bold")
+    return grid
+
+
+def markdown(summary: Mapping[str, Any]) -> str:
+    """The result table as GitHub markdown, with the arm above and the understanding digest below."""
+    lines = [
+        f"**{summary['arm']}**",
+        "",
+        f"| {' | '.join(HEADERS.values())} |",
+        f"|{'|'.join('---' if key == 'what' else '--:' for key in HEADERS)}|",
+    ]
+    lines += [f"| {' | '.join(_cells(row))} |" for row in rows(summary)]
+    return "\n".join([*lines, "", _footnote(summary), ""])
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    def number(key: str) -> str:
+        value = row[key]
+        return "" if value is None else f"{value:.3f}" if key in ("before", "after") else f"{value:+.3f}"
+
+    count = "" if row["n"] is None else str(row["n"])
+    return [row["what"], *(number(key) for key in ("before", "after", "delta", "low", "high")), count]
+
+
+def _footnote(summary: Mapping[str, Any]) -> str:
+    identical = (summary.get("understanding") or {}).get("identical")
+    weights = {
+        True: "understanding weights bit-identical before and after",
+        False: "understanding weights have changed",
+        None: "understanding weights not compared (the adapter gives no digest)",
+    }[identical]
+    total = sum(summary.get("seconds", {}).values())
+    return f"{weights} · {total:.0f} s of work"

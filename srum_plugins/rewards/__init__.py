@@ -1,0 +1,1 @@
+"""Reward maps, the aggregators that make them of judgements, and the objectives that train on them."""

@@ -1,0 +1,107 @@
+"""Atomic files and folders: written aside, flushed to the disk, renamed."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from srum_plugins.errors import StageError
+
+ASIDE = ".aside-"  # prefix of what is being written; leftovers of a killed process are removed by clean()
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file so that after a crash it is whole or absent (or still the old one)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f"{ASIDE}{os.getpid()}-{path.name}")
+    with aside.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
+    _sync(path.parent)
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write indented JSON atomically. NaN and infinity are refused with a ValueError."""
+    text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
+    write_bytes(path, f"{text}\n".encode())
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON. Raises StageError naming the file and line."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, UnicodeDecodeError) as error:
+        line = getattr(error, "lineno", 1)
+        raise StageError(f"{path}:{line}: not valid JSON: {error}. Delete the file and run again.") from error
+
+
+def write_image(path: Path, image: Image.Image) -> None:
+    """Write a PNG atomically."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    write_bytes(path, buffer.getvalue())
+
+
+def read_image(path: Path) -> Image.Image:
+    """Read an RGB image. Raises StageError if it is missing or damaged."""
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except OSError as error:
+        raise StageError(f"{path}: cannot be read as an image: {error}") from error
+
+
+def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
+    """Let ``fill`` write a folder aside, flush all of it, and put it in the place of ``path``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f"{ASIDE}{os.getpid()}-{path.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    fill(aside)
+    for entry in sorted(aside.rglob("*"), reverse=True):
+        _sync(entry)
+    _sync(aside)
+    if path.exists():  # a folder cannot be replaced in one step: what is being replaced is not complete, so it may go
+        shutil.rmtree(path)
+    aside.rename(path)
+    _sync(path.parent)
+
+
+def clean(folder: Path) -> None:
+    """Remove what a killed process left half-written. Only call while holding the folder's lock."""
+    for leftover in sorted(folder.rglob(f"{ASIDE}*")):
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink(missing_ok=True)
+
+
+def copy_if_different(source: Path, target: Path) -> bool:
+    """Make ``target`` equal to ``source``, atomically; whether anything had to be written."""
+    return write_if_different(target, source.read_bytes())
+
+
+def write_if_different(target: Path, data: bytes) -> bool:
+    """Write ``data`` atomically unless it is there already; whether anything had to be written."""
+    if target.exists() and target.read_bytes() == data:
+        return False
+    write_bytes(target, data)
+    return True
+
+
+def _sync(path: Path) -> None:
+    """Flush a file, or the names in a folder, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,1 @@
+"""The stages of SRUM, one module each: generate, ground, judge, reward, train, evaluate."""

@@ -1,0 +1,152 @@
+"""Which stages there are, in what order they run, and what listeners hear of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from omegaconf import OmegaConf
+from PIL import Image
+
+from srum_plugins import gate
+from srum_plugins.config import RunConfig
+from srum_plugins.errors import StageError
+from srum_plugins.host import PluginHost
+from srum_plugins.providers import Kind
+from srum_plugins.report import rows
+from srum_plugins.runs.files import copy_if_different, read_json, write_if_different
+from srum_plugins.runs.store import StageDirectory
+from srum_plugins.stages import evaluate, generate, ground, judge, reward, train
+from srum_plugins.stages.session import Session, Stage
+
+STAGES: tuple[Stage, ...] = (
+    generate.STAGE,
+    ground.STAGE,
+    judge.STAGE,
+    reward.STAGE,
+    train.STAGE,
+    evaluate.STAGE,
+)
+NAMES = tuple(stage.name for stage in STAGES)
+
+
+def run(
+    config: RunConfig, host: PluginHost, only: str | None = None, say: Callable[[str], None] = print
+) -> dict[str, Any]:
+    """Run all stages, or only one whose inputs are complete, and return the run's summary (empty without evaluation).
+
+    What is complete for this configuration is reused. If that is everything, nothing is done and ``say`` is told so.
+
+    Raises:
+        StageError: a stage before ``only`` is missing or stale, or a stage cannot run.
+        SrumError: whatever else keeps a stage from running; see :mod:`srum_plugins.errors`.
+    """
+    chosen = [stage for stage in STAGES if only in (None, stage.name)]
+    others = {kind.value: choice for kind, choice in config.providers.items() if kind is not Kind.ADAPTER}
+    gate.check(
+        config.providers[Kind.ADAPTER].registered,
+        {slot: (choice.registered, choice.options) for slot, choice in others.items()},
+        [stage.name for stage in chosen],
+    )
+    session = Session(config, host)
+    if only is not None:
+        _require_inputs(session, chosen[0])
+    settings = OmegaConf.to_yaml(OmegaConf.create(dict(session.info.config))).encode()
+    directories = [session.directory(stage) for stage in chosen]
+    if all(directory.complete for directory in directories):
+        same = [path.exists() and path.read_bytes() == text for path, text in _outcome(session, settings).items()]
+        if all(same):
+            say(f"nothing to do: {_count(chosen)} complete in {config.directory} for this configuration")
+            return _summary(session)
+    write_if_different(config.directory / "config.yaml", settings)
+    hook = host.hook
+    try:
+        hook.srum_run_started(run=session.info)
+        for stage in chosen:
+            _run_stage(session, stage, say)
+        summary = _summary(session)
+        hook.srum_run_finished(run=session.info, summary=summary)
+    except BaseException as error:
+        hook.srum_run_failed(run=session.info, error=error)
+        raise
+    # Last, because a run whose summary is there has told its listeners everything.
+    for path, data in _outcome(session, settings).items():
+        write_if_different(path, data)
+    return summary
+
+
+def _run_stage(session: Session, stage: Stage, say: Callable[[str], None]) -> None:
+    directory, hook, info = session.directory(stage), session.host.hook, session.info
+    reused = directory.complete
+    if reused:
+        done, total = stage.progress(session, directory)
+        hook.srum_stage_started(run=info, stage=stage.name, done=done, total=total)
+        directory.use()
+    else:
+        stale = directory.staleness()
+        if stale:
+            say(stale)
+        with directory.open():
+            done, total = stage.progress(session, directory)
+            hook.srum_stage_started(run=info, stage=stage.name, done=done, total=total)
+            try:
+                facts = stage.execute(session, directory)
+            except BaseException as error:
+                hook.srum_stage_failed(run=info, stage=stage.name, error=error)
+                raise
+            directory.finish(facts)
+    _publish(session, stage, directory)
+    hook.srum_stage_finished(run=info, stage=stage.name, seconds=directory.seconds(), reused=reused)
+
+
+def _publish(session: Session, stage: Stage, directory: StageDirectory) -> None:
+    """Tell listeners what a complete stage found. Told again when it is reused: the listener may be new."""
+    hook, info = session.host.hook, session.info
+    figures = {name: float(value) for name, value in directory.facts().items() if isinstance(value, int | float)}
+    hook.srum_metrics(run=info, stage=stage.name, metrics=figures)
+    for path in sorted((directory.path / "pictures").glob("*.png")):
+        copy_if_different(path, session.config.directory / "pictures" / path.name)
+        with Image.open(path) as image:
+            hook.srum_images(run=info, name=path.stem, image=image.convert("RGB"))
+    if stage is evaluate.STAGE:
+        hook.srum_table(run=info, name="results", rows=rows(_summary(session)))
+
+
+def _summary(session: Session) -> dict[str, Any]:
+    """The run's summary; empty if the evaluation of this configuration is not complete."""
+    directory = session.directory(evaluate.STAGE)
+    if not directory.complete:
+        return {}
+    seconds = {stage.name: session.directory(stage).seconds() for stage in STAGES}
+    return {**read_json(directory.path / "summary.json"), "arm": session.config.arm, "seconds": seconds}
+
+
+def _outcome(session: Session, settings: bytes) -> Mapping[Any, bytes]:
+    """The files at the top of the run directory that say what it holds."""
+    folder, summary = session.config.directory, _summary(session)
+    files = {folder / "config.yaml": settings}
+    if summary:
+        files[folder / "summary.json"] = f"{json.dumps(summary, indent=2, ensure_ascii=False)}\n".encode()
+    return files
+
+
+def _require_inputs(session: Session, wanted: Stage) -> None:
+    """Raise StageError naming the first stage that ``wanted`` needs and that is missing or stale."""
+    for stage in STAGES[: STAGES.index(wanted)]:
+        directory = session.directory(stage)
+        if directory.complete:
+            continue
+        stale = directory.staleness()
+        if stale:
+            cause = f"but {stale}"
+        elif directory.path.exists():
+            done, total = stage.progress(session, directory)
+            cause = f"but {stage.name} is not complete ({done} of {total})"
+        else:
+            cause = f"but {stage.name} has not been run"
+        raise StageError(f"{wanted.name} needs {stage.name}, {cause}. Run `srum {stage.name}` first, or `srum run`.")
+
+
+def _count(stages: Sequence[Stage]) -> str:
+    return f"the stage {stages[0].name} is" if len(stages) == 1 else f"all {len(stages)} stages are"

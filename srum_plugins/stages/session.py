@@ -1,0 +1,242 @@
+"""What the stages of one run share: configuration, providers, the lazily loaded model, directories, events."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from PIL import Image
+
+from srum_plugins.config import Choice, RunConfig
+from srum_plugins.contracts import Aggregator, Benchmark, Grounder, Judge, ModelAdapter, Objective, PromptSet
+from srum_plugins.errors import ConfigError, ContractError
+from srum_plugins.hookspecs import RunInfo
+from srum_plugins.host import PluginHost
+from srum_plugins.providers import Kind
+from srum_plugins.records import Prompt, to_json
+from srum_plugins.runs.files import write_image
+from srum_plugins.runs.fingerprint import fingerprint, stable_seed
+from srum_plugins.runs.shards import Shards
+from srum_plugins.runs.store import StageDirectory
+
+T = TypeVar("T")
+
+
+class Session:
+    """One run in this process. Nothing heavy is loaded before a stage has work that needs it."""
+
+    def __init__(self, config: RunConfig, host: PluginHost) -> None:
+        self.config = config
+        self.host = host
+        self.info = RunInfo(
+            name=config.run.name,
+            directory=config.directory,
+            config=config.resolved(),
+            config_hash=config.config_hash,
+            versions=config.versions,
+        )
+        self._stages: dict[str, StageDirectory] = {}
+        self._model: ModelAdapter | None = None
+        self._weights: Path | None = None  # the trained weights in self._model; None: as the factory gave it
+
+    # --- providers ------------------------------------------------------------------------------------------------
+    def choice(self, kind: Kind) -> Choice:
+        """The provider that fills a slot."""
+        return self.config.providers[kind]
+
+    def _build(self, kind: Kind, contract: type, *extra: Any) -> Any:
+        choice = self.choice(kind)
+        instance = choice.registered.provider.factory(choice.options, *extra)
+        if not isinstance(instance, contract):
+            raise ContractError(
+                f"{kind.value} {choice.name!r} of {choice.registered.distribution}: its factory returned a "
+                f"{type(instance).__name__}, which is no {contract.__name__}"
+            )
+        return instance
+
+    @cached_property
+    def grounder(self) -> Grounder:
+        """The configured grounder."""
+        built: Grounder = self._build(Kind.GROUNDER, Grounder)
+        return built
+
+    @cached_property
+    def judge(self) -> Judge:
+        """The configured judge."""
+        built: Judge = self._build(Kind.JUDGE, Judge)
+        return built
+
+    @cached_property
+    def aggregator(self) -> Aggregator:
+        """The configured aggregator."""
+        built: Aggregator = self._build(Kind.AGGREGATOR, Aggregator)
+        return built
+
+    @cached_property
+    def objective(self) -> Objective:
+        """The configured objective."""
+        built: Objective = self._build(Kind.OBJECTIVE, Objective)
+        return built
+
+    @cached_property
+    def benchmark(self) -> Benchmark:
+        """The configured benchmark."""
+        built: Benchmark = self._build(Kind.BENCHMARK, Benchmark)
+        return built
+
+    @cached_property
+    def prompts(self) -> list[Prompt]:
+        """The training prompts."""
+        source: PromptSet = self._build(Kind.PROMPTS, PromptSet)
+        return _checked_prompts(source.prompts(), self.choice(Kind.PROMPTS))
+
+    @cached_property
+    def benchmark_prompts(self) -> list[Prompt]:
+        """The benchmark's prompts."""
+        return _checked_prompts(self.benchmark.prompts(), self.choice(Kind.BENCHMARK))
+
+    # --- the model ------------------------------------------------------------------------------------------------
+    def model(self, weights: Path | None = None) -> ModelAdapter:
+        """The adapter with its own weights, or with the trained ones of a folder. Loaded once, when first asked for."""
+        if self._model is None or (self._weights is not None and self._weights != weights):
+            self.release()
+            device = self.config.run.device
+            if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+                raise ConfigError(f"run.device is {device}, but torch finds no CUDA device here; run.device=cpu works")
+            self._model = self._build(Kind.ADAPTER, ModelAdapter, device)
+        model: ModelAdapter = self._model
+        if weights is not None and self._weights != weights:
+            model.load_trained(weights)
+            self._weights = weights
+        return model
+
+    def model_for(self, kind: Kind) -> ModelAdapter | None:
+        """The model, if this provider says that it needs it."""
+        choice = self.choice(kind)
+        return self.model() if choice.registered.provider.needs(choice.options) else None
+
+    def release(self) -> None:
+        """Forget the loaded model: training has moved its weights, or others are wanted."""
+        self._model = None
+        self._weights = None
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    # --- fingerprints ---------------------------------------------------------------------------------------------
+    def ingredient(self, kind: Kind) -> dict[str, Any]:
+        """What a provider adds to a fingerprint: name, options, distribution and version, and its own identity."""
+        choice = self.choice(kind)
+        registered = choice.registered
+        return {
+            **choice.plain(),
+            "distribution": registered.distribution,
+            "version": registered.version,
+            "identity": registered.provider.identity(choice.options),
+        }
+
+    def prompts_ingredient(self, kind: Kind, prompts: Sequence[Prompt]) -> dict[str, Any]:
+        """As :meth:`ingredient`, with the content of the prompts."""
+        return {**self.ingredient(kind), "content": fingerprint([to_json(prompt) for prompt in prompts])}
+
+    @property
+    def device_type(self) -> str:
+        """``cpu``, ``cuda``...: results differ in their last bits between these."""
+        return torch.device(self.config.run.device).type
+
+    def directory(self, stage: Part) -> StageDirectory:
+        """The directory of a stage, or of a part of one, under the current configuration."""
+        if stage.name not in self._stages:
+            inputs = {upstream.name: self.directory(upstream).fingerprint for upstream in stage.inputs}
+            ingredients = {**stage.ingredients(self), "seed": self.config.run.seed}
+            if inputs:
+                ingredients["inputs"] = inputs
+            self._stages[stage.name] = StageDirectory(self.config.directory, stage.name, ingredients)
+        return self._stages[stage.name]
+
+    # --- events ---------------------------------------------------------------------------------------------------
+    def listens(self, hook: str) -> bool:
+        """Whether anyone implements this event hook. Ask once, before an inner loop."""
+        return bool(getattr(self.host.hook, hook).get_hookimpls())
+
+    def picture(self, directory: StageDirectory, name: str, image: Image.Image) -> None:
+        """Save a picture for people with the stage; the pipeline shows and emits it when the stage is complete."""
+        write_image(directory.path / "pictures" / f"{name}.png", image)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Something with a directory of its own: which stages it reads, and what else its results depend on."""
+
+    name: str
+    inputs: tuple[Stage, ...]
+    ingredients: Callable[[Session], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Stage(Part):
+    """One stage of a run. ``progress`` gives (done, total) work items on disk; ``execute`` makes what is missing and
+    returns facts for ``done.json``. Facts that are numbers become the stage's metrics."""
+
+    progress: Callable[[Session, StageDirectory], tuple[int, int]]
+    execute: Callable[[Session, StageDirectory], dict[str, Any]]
+
+
+def run_chunks(
+    session: Session,
+    shards: Shards[T],
+    work: Callable[[range], tuple[list[T], Mapping[str, Image.Image]]],
+    stage: StageDirectory,
+    before: int = 0,
+    total: int | None = None,
+) -> None:
+    """Make the missing chunks of a stage. ``work`` gets the positions of a chunk and returns its records and images.
+
+    ``before`` and ``total`` place these chunks within a stage that has several parts, for progress.
+    """
+    for index in shards.missing():
+        # Providers draw from the seeds that they are given; one that uses torch's global state is repeatable too.
+        torch.manual_seed(stable_seed(session.config.run.seed, shards.folder.parent.name, index))
+        records, images = work(shards.items(index))
+        shards.write(index, records, images)
+        stage.tick()
+        session.host.hook.srum_stage_advanced(
+            run=session.info,
+            stage=stage.name,
+            done=before + shards.done(),
+            total=shards.total if total is None else total,
+        )
+
+
+def same_ids(expected: Sequence[str], got: Sequence[str], who: Choice) -> None:
+    """Raise ContractError unless a provider answered exactly what it was asked, in order."""
+    if list(expected) == list(got):
+        return
+    source = f"{who.kind.value} {who.name!r} of {who.registered.distribution}"
+    if len(expected) != len(got):
+        raise ContractError(f"{source} returned {len(got)} results for {len(expected)} items")
+    index = next(i for i, (a, b) in enumerate(zip(expected, got, strict=True)) if a != b)
+    raise ContractError(f"{source}: result {index} is for {got[index]!r}, expected {expected[index]!r}")
+
+
+def _checked_prompts(prompts: list[Prompt], who: Choice) -> list[Prompt]:
+    source = f"{who.kind.value} {who.name!r} of {who.registered.distribution}"
+    if not prompts:
+        raise ContractError(f"{source} has no prompts")
+    seen: set[str] = set()
+    for prompt in prompts:
+        if prompt.id in seen:
+            raise ContractError(f"{source}: the prompt id {prompt.id!r} occurs twice")
+        seen.add(prompt.id)
+    return prompts
+
+
+def file_name(identifier: str) -> str:
+    """An identifier as a safe file name: odd characters are replaced, and a hash keeps such names apart."""
+    safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in identifier)
+    if safe == identifier and not safe.startswith(".") and len(safe) <= 100:
+        return safe
+    return f"{safe[:80].lstrip('.')}-{fingerprint(identifier)[:8]}"

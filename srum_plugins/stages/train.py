@@ -1,0 +1,321 @@
+"""Stage ``train``: the objective on reward-weighted candidates, resumable to the bit.
+
+What step ``s`` sees is a pure function of (run seed, s): its batch, its timesteps, noise and condition dropout. A
+checkpoint holds the trainable parameters and the optimizer state; metrics written after it are dropped on resume.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from srum_plugins.config import TrainSection
+from srum_plugins.contracts import Example, ModelAdapter, TrainBatch
+from srum_plugins.errors import CheckpointError, ContractError, StageError
+from srum_plugins.pictures import training_curve
+from srum_plugins.providers import Kind
+from srum_plugins.runs.files import read_image, write_bytes, write_folder
+from srum_plugins.runs.fingerprint import stable_seed
+from srum_plugins.runs.store import StageDirectory
+from srum_plugins.stages import generate, reward
+from srum_plugins.stages.session import Session, Stage
+
+ENCODE_BATCH = 32  # images
+KEPT = 2  # checkpoints
+
+Parameters = dict[str, torch.nn.Parameter]
+
+
+def ingredients(session: Session) -> dict[str, Any]:
+    """What the weights depend on, besides candidates and rewards. How often checkpoints are written is no part."""
+    settings = dict(session.info.config["train"])
+    del settings["checkpoint_every"]
+    return {"objective": session.ingredient(Kind.OBJECTIVE), "train": settings}
+
+
+def weights(directory: StageDirectory) -> Path:
+    """The folder of the trained weights, as the adapter saved them."""
+    return directory.path / "weights"
+
+
+def progress(session: Session, directory: StageDirectory) -> tuple[int, int]:
+    """(done, total) steps; a step is done when a checkpoint holds it."""
+    total = session.config.train.steps
+    saved = checkpoints(directory)
+    return total if directory.complete else min(saved[-1][0], total) if saved else 0, total
+
+
+def execute(session: Session, directory: StageDirectory) -> dict[str, Any]:
+    """Train from the last checkpoint to the end, and save the weights."""
+    settings, hook, info = session.config.train, session.host.hook, session.info
+    items = reward.read_judged(session)
+    examples = session.objective.examples(items, reward.read_rewards(session))
+    if not examples:
+        raise StageError(
+            f"nothing to train on: objective {session.choice(Kind.OBJECTIVE).name!r} made no example out of "
+            f"{len(items)} candidates. {_why_none(session)}"
+        )
+    model = session.model()
+    data = Dataset.build(session, model, examples)
+    parameters = model.start_training()
+    if not parameters:
+        raise ContractError(f"adapter {session.choice(Kind.ADAPTER).name!r} names no trainable parameter")
+    optimizer = torch.optim.AdamW(
+        parameters.values(),
+        lr=settings.lr,
+        betas=(settings.beta1, settings.beta2),
+        weight_decay=settings.weight_decay,
+    )
+    start = resume(directory, parameters, optimizer)
+    announce = session.listens("srum_train_step_started")
+    report = session.listens("srum_train_step_finished")
+    with (directory.path / "metrics.jsonl").open("a", encoding="utf-8") as log:
+        for step in range(start, settings.steps):
+            if announce:
+                hook.srum_train_step_started(run=info, step=step)
+            chosen = data.indices(step)
+            try:
+                metrics = train_step(session, model, parameters, optimizer, data.batch(chosen), step)
+            except BaseException as error:
+                hook.srum_train_step_failed(run=info, step=step, error=error)
+                if isinstance(error, NonFiniteError):
+                    names = sorted({name for index in chosen for name in examples[index].candidates})
+                    raise StageError(f"{error} Candidates: {', '.join(names)}.") from error
+                raise
+            log.write(f"{json.dumps({'step': step, **metrics}, allow_nan=False)}\n")
+            if report:
+                hook.srum_train_step_finished(run=info, step=step, metrics=metrics)
+            if (step + 1) % settings.checkpoint_every == 0 or step + 1 == settings.steps:
+                log.flush()
+                folder = save(directory, parameters, optimizer, step + 1)
+                directory.tick()
+                hook.srum_checkpoint_saved(run=info, step=step, folder=folder)
+                hook.srum_stage_advanced(run=info, stage="train", done=step + 1, total=settings.steps)
+    write_folder(weights(directory), model.save)
+    session.release()  # its weights have moved: what comes next loads them from disk, as it would after a kill
+    rows = [json.loads(line) for line in (directory.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    session.picture(directory, "training", training_curve(rows))
+    return {
+        "examples": len(examples),
+        "steps": settings.steps,
+        "trainable_parameters": sum(parameter.numel() for parameter in parameters.values()),
+        **{f"last_{name}": value for name, value in rows[-1].items() if name not in ("step", "lr")},
+    }
+
+
+class NonFiniteError(StageError):
+    """A loss, a metric or a gradient is not finite; the optimizer has not moved."""
+
+
+def train_step(
+    session: Session,
+    model: ModelAdapter,
+    parameters: Parameters,
+    optimizer: torch.optim.Optimizer,
+    batch: TrainBatch,
+    step: int,
+) -> dict[str, float]:
+    """One optimizer step; returns its metrics. Raises NonFiniteError before the optimizer moves."""
+    settings = session.config.train
+    seed = stable_seed(session.config.run.seed, "train", step)
+    torch.manual_seed(seed)  # for models that draw from the global state, such as dropout
+    draws = model.draw(batch.latents[0], torch.Generator().manual_seed(seed))
+    loss, figures = session.objective.loss(model, batch, draws)
+    if not bool(torch.isfinite(loss)):
+        raise NonFiniteError(f"the loss of step {step} is {loss.item()}; training stopped before the update.")
+    extra = {name: float(value) for name, value in figures.items()}
+    if odd := [name for name, value in extra.items() if not math.isfinite(value)]:
+        raise NonFiniteError(
+            f"the metric {odd[0]!r} of step {step} is {extra[odd[0]]}; training stopped before the update."
+        )
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
+    norm = torch.nn.utils.clip_grad_norm_(list(parameters.values()), settings.grad_clip or math.inf)
+    if not bool(torch.isfinite(norm)):
+        raise NonFiniteError(f"the gradient norm of step {step} is {norm.item()}; training stopped before the update.")
+    rate = learning_rate(settings, step)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.step()
+    return {"loss": float(loss.detach()), "grad_norm": float(norm), "lr": rate, **extra}
+
+
+def learning_rate(settings: TrainSection, step: int) -> float:
+    """The learning rate of a step (from 0): a linear warm-up that ends at ``lr`` after ``warmup`` steps, then
+    ``constant``, or ``linear`` or ``cosine`` decay that would reach 0 one step after the last."""
+    if step < settings.warmup:
+        return settings.lr * (step + 1) / settings.warmup
+    share = (step - settings.warmup) / max(settings.steps - settings.warmup, 1)
+    if settings.decay == "linear":
+        return settings.lr * (1.0 - share)
+    if settings.decay == "cosine":
+        return settings.lr * 0.5 * (1.0 + math.cos(math.pi * share))
+    return settings.lr
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The training examples, encoded once. ``latents`` (C, H, W) by candidate, on the CPU; ``weights[r]`` (N, h, w) of
+    role ``r``."""
+
+    examples: list[Example]
+    latents: Mapping[str, Tensor]
+    weights: tuple[Tensor, ...]
+    size: int
+    seed: int
+    device: torch.device
+
+    @classmethod
+    def build(cls, session: Session, model: ModelAdapter, examples: list[Example]) -> Dataset:
+        """Read and encode the images that take part, and bring the reward maps to the token grid."""
+        objective = session.choice(Kind.OBJECTIVE).name
+        roles = {(len(example.candidates), len(example.maps)) for example in examples}
+        if len(roles) > 1 or any(candidates != maps for candidates, maps in roles):
+            raise ContractError(f"objective {objective!r}: every example needs the same roles, each with its map")
+        records = {candidate.id: candidate for candidate in generate.read_candidates(session)}
+        wanted = list(dict.fromkeys(name for example in examples for name in example.candidates))
+        if unknown := [name for name in wanted if name not in records]:
+            raise ContractError(f"objective {objective!r} asks for candidates that do not exist: {unknown[0]!r}")
+        sizes = sorted({(records[name].width, records[name].height) for name in wanted})
+        if len(sizes) > 1:
+            shown = ", ".join(f"{width}x{height}" for width, height in sizes)
+            raise StageError(
+                f"the candidates have different sizes ({shown}), and a batch needs one: set generate.width and "
+                "generate.height"
+            )
+        folder = session.directory(generate.STAGE).path
+        latents: dict[str, Tensor] = {}
+        device = torch.device("cpu")
+        for start in range(0, len(wanted), ENCODE_BATCH):
+            names = wanted[start : start + ENCODE_BATCH]
+            encoded = model.encode([read_image(folder / records[name].image) for name in names])
+            device = encoded.device
+            latents.update(zip(names, encoded.detach().cpu(), strict=True))
+        h, w = model.token_grid(*sizes[0])
+        maps = [torch.stack([reward_map.tokens(h, w) for reward_map in example.maps]) for example in examples]
+        return cls(
+            examples=examples,
+            latents=latents,
+            weights=torch.stack(maps, dim=1).unbind(0),
+            size=session.config.train.batch,
+            seed=session.config.run.seed,
+            device=device,
+        )
+
+    def indices(self, step: int) -> list[int]:
+        """The examples of a step: a window on an endless sequence of epochs, each a permutation of all examples."""
+        count = len(self.examples)
+        places = range(step * self.size, (step + 1) * self.size)
+        orders = {epoch: self._order(epoch) for epoch in {place // count for place in places}}
+        return [orders[place // count][place % count] for place in places]
+
+    def _order(self, epoch: int) -> list[int]:
+        generator = torch.Generator().manual_seed(stable_seed(self.seed, "epoch", epoch))
+        order: list[int] = torch.randperm(len(self.examples), generator=generator).tolist()
+        return order
+
+    def batch(self, indices: list[int]) -> TrainBatch:
+        """These examples on the device."""
+        examples = [self.examples[index] for index in indices]
+        roles = range(len(self.weights))
+        return TrainBatch(
+            prompts=tuple(example.prompt for example in examples),
+            latents=tuple(
+                torch.stack([self.latents[example.candidates[role]] for example in examples]).to(self.device)
+                for role in roles
+            ),
+            weights=tuple(self.weights[role][indices].to(self.device) for role in roles),
+        )
+
+
+# --- checkpoints ------------------------------------------------------------------------------------------------------
+def checkpoints(directory: StageDirectory) -> list[tuple[int, Path]]:
+    """(steps done, folder) of the checkpoints on disk, oldest first."""
+    found = (directory.path / "checkpoints").glob("step-*")
+    return sorted((int(folder.name.removeprefix("step-")), folder) for folder in found)
+
+
+def save(directory: StageDirectory, parameters: Parameters, optimizer: torch.optim.Optimizer, done: int) -> Path:
+    """Write the state after ``done`` steps durably, then drop all but the newest checkpoints."""
+
+    def fill(folder: Path) -> None:
+        state = {
+            f"{slot}/{name}": value
+            for name, parameter in parameters.items()
+            for slot, value in optimizer.state[parameter].items()
+        }  # empty for a parameter that never had a gradient
+        save_file(_saved(parameters), folder / "parameters.safetensors")
+        save_file(_saved(state), folder / "optimizer.safetensors")
+        # Metrics are part of the checkpoint, so that a resumed run has all of them and none twice.
+        shutil.copyfile(directory.path / "metrics.jsonl", folder / "metrics.jsonl")
+
+    folder = directory.path / "checkpoints" / f"step-{done:06d}"
+    write_folder(folder, fill)
+    for _, old in checkpoints(directory)[:-KEPT]:
+        shutil.rmtree(old)
+    return folder
+
+
+def resume(directory: StageDirectory, parameters: Parameters, optimizer: torch.optim.Optimizer) -> int:
+    """Load the newest checkpoint if there is one, cut the metrics back to it, and return the number of steps done.
+
+    Raises:
+        CheckpointError: a file is damaged or does not fit the model.
+    """
+    saved = checkpoints(directory)
+    if not saved:
+        write_bytes(directory.path / "metrics.jsonl", b"")
+        return 0
+    done, folder = saved[-1]
+    try:
+        values = load_file(folder / "parameters.safetensors")
+        state = load_file(folder / "optimizer.safetensors")
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{folder} is damaged ({error}). Delete it to go on from an earlier checkpoint."
+        ) from error
+    if values.keys() != parameters.keys():
+        odd = sorted(values.keys() ^ parameters.keys())
+        raise CheckpointError(f"{folder} does not fit the model: {odd[0]!r} and {len(odd) - 1} more differ in name")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            if values[name].shape != parameter.shape:
+                raise CheckpointError(
+                    f"{folder}: {name!r} is {tuple(values[name].shape)}, not {tuple(parameter.shape)}"
+                )
+            parameter.copy_(values[name])
+    for name, parameter in parameters.items():
+        if f"step/{name}" in state:  # AdamW keeps its step count on the CPU and its moments beside the parameter
+            optimizer.state[parameter] = {
+                "step": state[f"step/{name}"],
+                "exp_avg": state[f"exp_avg/{name}"].to(parameter.device),
+                "exp_avg_sq": state[f"exp_avg_sq/{name}"].to(parameter.device),
+            }
+    write_bytes(directory.path / "metrics.jsonl", (folder / "metrics.jsonl").read_bytes())
+    return done
+
+
+def _saved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+
+
+def _why_none(session: Session) -> str:
+    facts = session.directory(reward.STAGE).facts()
+    return (
+        f"{facts['rewards']} have a reward, {facts['without_reward']} none because their judgement failed; scores lie "
+        f"in [{facts['score_min']:.3f}, {facts['score_max']:.3f}]. Candidates that do not differ give no pairs: look "
+        "at the reward stage's picture and at the judge."
+    )
+
+
+STAGE = Stage("train", (generate.STAGE, reward.STAGE), ingredients=ingredients, progress=progress, execute=execute)

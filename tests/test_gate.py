@@ -1,0 +1,82 @@
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from srum_plugins.contracts import Capability
+from srum_plugins.errors import CapabilityError, ConfigError
+from srum_plugins.gate import STAGE_NEEDS, STAGE_OF_SLOT, check
+from srum_plugins.host import Registered
+from srum_plugins.providers import Kind, Provider
+
+
+@dataclass(frozen=True)
+class Asks:
+    needs: frozenset[Capability] = frozenset()
+
+
+def adapter(*capabilities: Capability, **more: Any) -> Registered:
+    provider = Provider("toy", "A toy.", dict, capabilities=frozenset(capabilities), **more)
+    return Registered(provider, Kind.ADAPTER, "toys", "1.0", "toys.py:1", "toys")
+
+
+def asking(slot: str, *needs: Capability, **more: Any) -> tuple[Registered, Asks]:
+    kind = Kind(slot) if slot in list(Kind) else Kind.JUDGE
+    settings = {"options": Asks, "needs": lambda options: options.needs, **more}
+    return Registered(Provider("acme", "Acme.", dict, **settings), kind, "acme-srum", "2.0", "acme.py:1", "acme"), Asks(
+        frozenset(needs)
+    )
+
+
+capability_sets = st.frozensets(st.sampled_from(Capability))
+slots = st.dictionaries(st.sampled_from([*STAGE_OF_SLOT, "second_judge"]), capability_sets)
+
+
+@given(capability_sets, slots, st.lists(st.sampled_from(list(STAGE_NEEDS)), unique=True))
+def test_a_config_passes_if_and_only_if_the_adapter_can_all_that_is_used(
+    can: frozenset[Capability], needs: dict[str, frozenset[Capability]], stages: list[str]
+) -> None:
+    others = {slot: asking(slot, *needed) for slot, needed in needs.items()}
+    used = [STAGE_NEEDS[stage] for stage in stages]
+    used += [
+        need
+        for slot, need in needs.items()
+        if STAGE_OF_SLOT.get(slot, stages[0] if stages else None) in (None, *stages)
+    ]
+    lacking = frozenset[Capability]().union(*used) - can
+    if not lacking:
+        check(adapter(*can), others, stages)
+        return
+    with pytest.raises(CapabilityError) as refused:
+        check(adapter(*can), others, stages)
+    for capability in Capability:
+        assert (f"can {capability.value!r};" in str(refused.value)) == (capability in lacking)
+
+
+def test_all_problems_are_told_at_once_with_names() -> None:
+    others = {
+        "grounder": asking("grounder", Capability.LOCATE),
+        "judge": asking("judge", modules=("nowhere",), extra="pip install nowhere"),
+        "benchmark": asking("benchmark", needs=lambda options: options.wishes),
+    }
+    with pytest.raises(CapabilityError) as refused:
+        check(adapter(Capability.GENERATE), others, ["generate", "ground", "judge", "train", "evaluate", "juge"])
+    text = str(refused.value)
+    assert len(text.splitlines()) == 5
+    for part in (
+        "the stage 'train' needs a model that can 'train'; the adapter 'toy' of toys 1.0",
+        "the grounder 'acme' of acme-srum 2.0 (plugin 'acme') needs a model that can 'locate'",
+        "the judge 'acme' needs nowhere, not installed: pip install nowhere",
+        "the benchmark 'acme' of acme-srum 2.0 (plugin 'acme') cannot say what it needs: AttributeError",
+        "there is no stage 'juge'. Did you mean 'judge'",
+    ):
+        assert part in text
+
+
+def test_without_a_missing_capability_it_is_a_config_error() -> None:
+    with pytest.raises(ConfigError, match="the adapter 'toy' needs nowhere, not installed: pip install nowhere"):
+        check(adapter(modules=("nowhere",), extra="pip install nowhere"), {}, [])
+    with pytest.raises(ConfigError, match="cannot say what it needs: ValueError: 'fly' is not a valid Capability"):
+        check(adapter(), {"judge": asking("judge", needs=lambda options: {"fly"})}, ["judge"])
