@@ -216,7 +216,8 @@ class Aggregator(ABC):
 class Example:
     """One training example of an objective: the candidates that take part, by role, with their reward maps.
 
-    The weighted objective has the roles (sample, reference), the paired one (winner, loser).
+    The weighted objective has the role (sample,), or (sample, reference) where they differ; the paired one has
+    (winner, loser).
     """
 
     prompt: Prompt

@@ -1,5 +1,6 @@
 """The configuration: what is accepted, what is refused, and in which words."""
 
+import dataclasses
 import math
 from itertools import pairwise
 from pathlib import Path
@@ -11,7 +12,7 @@ from engine_fixtures import toy_host, write_config
 from hypothesis import given
 from hypothesis import strategies as st
 
-from srum_plugins.config import SLOTS, RunConfig, TrainSection, load
+from srum_plugins.config import SECTIONS, SLOTS, RunConfig, TrainSection, load
 from srum_plugins.errors import ConfigError, PluginError, SrumError
 from srum_plugins.providers import Kind
 from srum_plugins.stages.train import learning_rate
@@ -181,3 +182,14 @@ def test_the_learning_rate_warms_up_and_never_rises_after(steps: int, warmup: in
     assert all(late <= early for early, late in pairwise(after))
     if decay == "constant" and len(after) > 1:
         assert after[-1] == 0.5
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_every_setting_is_documented_with_its_default(section: str) -> None:
+    text = (Path(__file__).parent.parent / "docs/configuration.md").read_text()
+    for setting in dataclasses.fields(SECTIONS[section]):
+        default = yaml.safe_dump(setting.default).partition("\n")[0]
+        shown = {"run.directory": "runs/<name>", "train.lr": "0.0001"}.get(f"{section}.{setting.name}", default)
+        assert f"| `{section}.{setting.name}` | `{shown}` |" in text
+    for slot in SLOTS:
+        assert f"| `{slot}` |" in text

@@ -209,7 +209,7 @@ def test_every_setting_reruns_what_depends_on_it_and_no_more(heard: tuple[Listen
 
 
 def test_a_stage_alone_says_what_is_missing_or_stale(tmp_path: Path) -> None:
-    with pytest.raises(StageError, match="judge needs generate, but generate has not been run. Run `srum generate`"):
+    with pytest.raises(StageError, match="judge needs generate, but generate has not been run"):
         toy_run(tmp_path, only="judge")
     for stage in NAMES[:4]:
         toy_run(tmp_path, only=stage)

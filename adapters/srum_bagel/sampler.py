@@ -20,8 +20,9 @@ def shifted(timestep: Tensor, shift: float) -> Tensor:
 
 
 def schedule(points: int, shift: float) -> list[float]:
-    """Timesteps from 1 (noise) to 0 (data)."""
-    return [float(t) for t in shifted(torch.linspace(1, 0, points), shift)]
+    """Timesteps that fall from 1 (noise) to 0 (data), both included exactly."""
+    inner = shifted(torch.linspace(1, 0, points, dtype=torch.float64), shift)[1:-1]
+    return [1.0, *inner.tolist(), 0.0]
 
 
 def guide(conditional: Tensor, unconditional: Tensor, text_only: Tensor, sampling: Sampling) -> Tensor:

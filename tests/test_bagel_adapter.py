@@ -1,0 +1,231 @@
+"""The adapter contract on a BAGEL with random weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from srum_bagel.adapter import FlowPrediction
+from srum_bagel.autoencoder import patchify, unpatchify
+from srum_bagel.checkpoint import WEIGHTS, load_model
+from srum_bagel.options import Sampling
+from srum_bagel.packing import Piece, PieceKind
+from srum_bagel.sampler import schedule
+from srum_shapes.prompts import prompt_list
+from srum_shapes.world import render, sample_scene
+from tiny_bagel import tiny_adapter
+
+from srum_plugins.contracts import Draws, GenerationRequest, Question
+from srum_plugins.errors import CheckpointError, ContractError
+from srum_plugins.records import Box, Prompt
+
+PROMPTS = prompt_list(8, 0, "train")
+SAMPLING = Sampling(points=4, guidance=3.0, interval=(0.4, 1.0), shift=2.0, renorm="global")
+
+
+def pictures(count: int) -> list[Image.Image]:
+    rng = np.random.default_rng(0)
+    return [Image.fromarray(render(sample_scene(rng), rng)) for _ in range(count)]
+
+
+def test_a_candidate_does_not_depend_on_its_batch() -> None:
+    adapter = tiny_adapter()
+    requests = [GenerationRequest(prompt, seed) for seed, prompt in enumerate(PROMPTS)]
+    together = adapter.generate(requests, SAMPLING)
+    alone = adapter.generate(requests[3:4], SAMPLING)
+    again = adapter.generate(requests, SAMPLING)
+    difference = np.abs(np.asarray(together[3].image, int) - np.asarray(alone[0].image, int))
+    assert difference.max() <= 1  # float32 sums in another order, then rounding to uint8
+    assert all(a.image.tobytes() == b.image.tobytes() for a, b in zip(together, again, strict=True))
+    assert together[0].image.tobytes() != together[1].image.tobytes()
+
+
+def test_guidance_of_one_is_the_conditional_model() -> None:
+    adapter = tiny_adapter()
+    requests = [GenerationRequest(PROMPTS[0], 5)]
+    plain = adapter.generate(requests, dataclasses.replace(SAMPLING, guidance=1.0))
+    unused = adapter.generate(requests, dataclasses.replace(SAMPLING, guidance=9.0, interval=(1.0, 1.0)))
+    assert plain[0].image.tobytes() == unused[0].image.tobytes()
+
+
+@given(st.integers(2, 60), st.floats(0.2, 8.0))
+def test_schedule_falls_from_noise_to_data(points: int, shift: float) -> None:
+    times = schedule(points, shift)
+    assert times[0] == 1.0 and times[-1] == 0.0
+    assert all(now > after for now, after in zip(times[:-1], times[1:], strict=True))
+
+
+def test_choices_are_normalised_and_do_not_see_each_other() -> None:
+    adapter = tiny_adapter()
+    first, second = pictures(2)
+    questions = [
+        Question(first, "is there a red circle ?", ("yes", "no")),
+        Question(second, "how many objects ?", ("one", "two", "three", "four")),
+        Question(first, "is this a blue square ?", ("no", "yes"), Box(3, 4, 12, 13)),
+        Question(first, "find red circle", ("none", "<1> <2> <3> <4>")),
+    ]
+    together = adapter.choice_logprobs(questions)
+    for question, row in zip(questions, together, strict=True):
+        assert len(row) == len(question.choices)
+        assert sum(np.exp(row)) == pytest.approx(1.0, abs=1e-5)
+        assert adapter.choice_logprobs([question])[0] == pytest.approx(row, abs=1e-4)
+
+
+def test_long_choices_are_scored_with_their_end() -> None:
+    adapter = tiny_adapter()
+    (image,) = pictures(1)
+    asked = "find red circle"
+    ids = adapter.dialect.encode(asked)
+    log = []
+    for answer in ("none", "<1> <2> <3> <4>"):
+        vision = adapter.model.vision_tokens(adapter._pixels([image]))
+        pieces = [adapter.model.text(ids)]
+        context = adapter.model.prefill([[Piece(PieceKind.VISION, count=vision.shape[1]), *pieces]], vision[0])
+        total, token = 0.0, adapter.config.tokens.bos
+        for wanted in [*adapter.dialect.encode(answer), adapter.config.tokens.eos]:
+            logits, context = adapter.model.next_logits(torch.tensor([token]), context)
+            total += float(torch.log_softmax(logits[0], 0)[wanted])
+            token = wanted
+        log.append(total)
+    expected = torch.log_softmax(torch.tensor(log), 0).tolist()
+    found = adapter.choice_logprobs([Question(image, asked, ("none", "<1> <2> <3> <4>"))])[0]
+    assert found == pytest.approx(expected, abs=1e-4)
+
+
+def test_answers_do_not_depend_on_their_batch() -> None:
+    adapter = tiny_adapter()
+    questions = [Question(image, "how many objects ?") for image in pictures(5)]
+    together = adapter.answer(questions)
+    assert together == [adapter.answer([question])[0] for question in questions]
+    assert all(len(text.split()) <= adapter.dialect.longest_answer for text in together)
+
+
+def test_images_of_another_size_are_refused() -> None:
+    adapter = tiny_adapter()
+    with pytest.raises(ContractError, match="reads images of"):
+        adapter.encode([Image.new("RGB", (40, 32))])
+    with pytest.raises(ContractError, match="multiples of 4"):
+        adapter.token_grid(30, 32)
+
+
+def test_a_painted_patch_reaches_its_token_only() -> None:
+    adapter = tiny_adapter()
+    image = np.full((32, 32, 3), 200, np.uint8)
+    painted = image.copy()
+    painted[8:12, 20:24] = 0  # row 2, column 5 of the 8 x 8 grid
+    latents = adapter.encode([Image.fromarray(image), Image.fromarray(painted)])
+    zero = torch.zeros(1)
+    draws = Draws(zero, torch.zeros_like(latents[:1]), zero.bool())
+    losses = FlowPrediction(-latents[:1], draws.noise, 4).token_losses(latents[1:])
+    assert losses.shape == (1, 8, 8)
+    assert torch.nonzero(losses[0]).tolist() == [[2, 5]]
+
+
+@given(st.integers(0, 2**31))
+@settings(max_examples=10)
+def test_a_perfect_velocity_has_no_loss(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    latents, noise = (torch.randn(2, 3, 32, 32, generator=generator) for _ in range(2))
+    perfect = FlowPrediction(noise - latents, noise, 4)
+    assert torch.equal(perfect.token_losses(latents), torch.zeros(2, 8, 8))
+    wrong_sign = FlowPrediction(latents - noise, noise, 4)
+    assert float(wrong_sign.token_losses(latents).min()) > 0
+
+
+@given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4), st.integers(1, 3))
+def test_patchify_is_inverted(patch: int, height: int, width: int, channels: int) -> None:
+    latents = torch.randn(2, channels, height * patch, width * patch)
+    assert torch.equal(unpatchify(patchify(latents, patch), patch, height, width), latents)
+
+
+def train_a_little(adapter: object, parameters: dict[str, torch.nn.Parameter]) -> None:
+    latents = adapter.encode(pictures(3))  # type: ignore[attr-defined]  # any adapter
+    draws = adapter.draw(latents, torch.Generator().manual_seed(1))  # type: ignore[attr-defined]  # any adapter
+    optimizer = torch.optim.AdamW(parameters.values(), lr=1e-2)
+    for _ in range(2):
+        loss = adapter.predict(PROMPTS[:3], latents, draws).token_losses(latents).mean()  # type: ignore[attr-defined]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+def test_training_moves_the_generation_half_only() -> None:
+    adapter = tiny_adapter()
+    before = {name: tensor.clone() for name, tensor in adapter.model.state_dict().items()}
+    digest = adapter.understanding_digest()
+    parameters = adapter.start_training()
+    train_a_little(adapter, parameters)
+    moved = {name for name, tensor in adapter.model.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert moved and moved <= set(parameters)
+    assert adapter.understanding_digest() == digest
+
+
+def test_base_predictions_stay_when_weights_move() -> None:
+    adapter = tiny_adapter()
+    latents = adapter.encode(pictures(2))
+    draws = adapter.draw(latents, torch.Generator().manual_seed(0))
+    parameters = adapter.start_training()
+    before = adapter.predict(PROMPTS[:2], latents, draws).velocity.detach()
+    train_a_little(adapter, parameters)
+    base = adapter.predict(PROMPTS[:2], latents, draws, base=True)
+    assert torch.equal(base.velocity, before) and not base.velocity.requires_grad
+    now = adapter.predict(PROMPTS[:2], latents, draws)
+    assert float(now.token_distance(base).detach().max()) > 0
+
+
+def test_dropped_text_does_not_matter() -> None:
+    adapter = tiny_adapter()
+    latents = adapter.encode(pictures(2))
+    draws = dataclasses.replace(
+        adapter.draw(latents, torch.Generator().manual_seed(0)), drop=torch.tensor([True, False])
+    )
+    other = [Prompt("x", "a red circle"), *PROMPTS[1:2]]
+    first, second = adapter.predict(PROMPTS[:2], latents, draws), adapter.predict(other, latents, draws)
+    torch.testing.assert_close(first.velocity, second.velocity, atol=1e-5, rtol=0)
+
+
+def test_whole_sequences_and_cached_contexts_agree() -> None:
+    """Training runs text and latents in one call, sampling feeds latents to a cached text: the same velocity."""
+    adapter = tiny_adapter()
+    latents = adapter.encode(pictures(2))
+    time = torch.full((2,), 0.7)
+    draws = Draws(time, torch.randn(latents.shape, generator=torch.Generator().manual_seed(3)), time < 0)
+    whole = patchify(adapter.predict(PROMPTS[:2], latents, draws).velocity, 4)
+    context = adapter.model.prefill([[adapter.model.text(adapter.dialect.encode(p.text))] for p in PROMPTS[:2]], None)
+    noisy = patchify(0.3 * latents + 0.7 * draws.noise, 4)
+    block = adapter.model.denoising_block(context, 8, 8)
+    torch.testing.assert_close(adapter.model.denoise(block, context, noisy, 0.7), whole, atol=1e-5, rtol=0)
+
+
+def test_save_and_load(tmp_path: Path) -> None:
+    adapter, other = tiny_adapter(0), tiny_adapter(1)
+    train_a_little(adapter, adapter.start_training())
+    adapter.save(tmp_path)
+    other.load_trained(tmp_path)
+    loaded, _ = load_model(tmp_path, torch.device("cpu"))
+    for name, tensor in adapter.model.state_dict().items():
+        assert torch.equal(other.model.state_dict()[name], tensor)
+        assert torch.equal(loaded.state_dict()[name], tensor)
+
+
+def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    adapter = tiny_adapter()
+    adapter.save(tmp_path)
+    tensors = load_file(tmp_path / WEIGHTS)
+    tensors["vae2llm.weight"] = tensors["vae2llm.weight"][:, :5].contiguous()
+    tensors["stranger"] = tensors.pop("llm2vae.bias")
+    save_file(tensors, tmp_path / WEIGHTS)
+    with pytest.raises(CheckpointError, match=r"3 problems.*llm2vae.bias is missing.*stranger is unexpected.*shape"):
+        load_model(tmp_path, torch.device("cpu"))
+    (tmp_path / WEIGHTS).unlink()
+    with pytest.raises(CheckpointError, match="cannot read weights"):
+        load_model(tmp_path, torch.device("cpu"))
+    with pytest.raises(CheckpointError, match=r"holds no bagel.json"):
+        load_model(tmp_path / "nowhere", torch.device("cpu"))

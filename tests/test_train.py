@@ -1,0 +1,216 @@
+"""The train stage: data order, resuming to the bit, stopping on what is not finite."""
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import toy_backend
+from engine_fixtures import contents, toy_config, toy_host, toy_run
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from torch import Tensor
+
+from srum_plugins import hookimpl
+from srum_plugins.contracts import Draws, Example, Generated, ModelAdapter, Objective, TrainBatch
+from srum_plugins.errors import CheckpointError, ContractError, StageError
+from srum_plugins.providers import Provider
+from srum_plugins.records import Prompt
+from srum_plugins.stages import train
+from srum_plugins.stages.session import Session
+from srum_plugins.stages.train import Dataset
+
+
+def dataset(count: int, size: int, seed: int) -> Dataset:
+    example = Example(Prompt("p", "p"), (), ())
+    return Dataset([example] * count, {}, (), size, seed, torch.device("cpu"))
+
+
+@given(count=st.integers(1, 30), size=st.integers(1, 12), seed=st.integers(0, 5), epochs=st.integers(1, 3))
+def test_each_epoch_has_every_example_once(count: int, size: int, seed: int, epochs: int) -> None:
+    steps = -(-count * epochs // size)
+    stream = [index for step in range(steps) for index in dataset(count, size, seed).indices(step)]
+    assert all(len(dataset(count, size, seed).indices(step)) == size for step in range(steps))
+    for epoch in range(epochs):
+        assert sorted(stream[epoch * count : (epoch + 1) * count]) == list(range(count))
+
+
+def test_the_order_depends_on_the_seed() -> None:
+    assert dataset(40, 40, 1).indices(0) != dataset(40, 40, 2).indices(0)
+    assert dataset(40, 40, 1).indices(0) != dataset(40, 40, 1).indices(1)
+
+
+class Stop:
+    """Ends a run after a step, as a failing machine would."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    @hookimpl
+    def srum_train_step_finished(self, step: int) -> None:
+        if step == self.step:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("straight")
+    toy_run(folder)
+    return folder
+
+
+@pytest.mark.parametrize("step", [0, 2, 4, 7])
+def test_k_steps_a_stop_and_the_rest_are_a_straight_run(straight: Path, tmp_path: Path, step: int) -> None:
+    host = toy_host()
+    host.register(Stop(step), "stop")
+    with pytest.raises(KeyboardInterrupt):
+        toy_run(tmp_path, host=host)
+    toy_run(tmp_path)
+    assert contents(tmp_path / "run") == contents(straight / "run")
+
+
+def test_training_moves_the_trained_half_only_and_its_metrics_are_complete(straight: Path) -> None:
+    (folder,) = (straight / "run/stages/train").glob("*/")
+    metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in metrics] == list(range(8))
+    assert [row["lr"] for row in metrics] == [0.025, *[0.05] * 7]
+    assert {"loss", "grad_norm", "sample_loss", "weight"} < set(metrics[0])
+    assert [path.name for path in sorted((folder / "checkpoints").iterdir())] == ["step-000006", "step-000008"]
+    adapter = toy_backend.ToyAdapter(toy_backend.AdapterOptions(), "cpu")
+    before, digest = adapter.model.palette.detach().clone(), adapter.understanding_digest()
+    adapter.load_trained(folder / "weights")
+    assert not torch.equal(before, adapter.model.palette)
+    assert adapter.understanding_digest() == digest
+
+
+def test_checkpoints_more_often_give_the_same_weights(straight: Path, tmp_path: Path) -> None:
+    toy_run(tmp_path, "train.checkpoint_every=1")
+    names = [name for name in contents(straight / "run") if "/weights/" in name or name.endswith("metrics.jsonl")]
+    assert len(names) >= 3
+    ours, theirs = contents(tmp_path / "run"), contents(straight / "run")
+    assert [ours[name] for name in names if "checkpoints" not in name] == [
+        theirs[name] for name in names if "checkpoints" not in name
+    ]
+
+
+# --- objectives that go wrong ------------------------------------------------------------------------------------
+class Odd(Objective):
+    """The mean loss until step 3, then something else."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self.calls = 0
+
+    def examples(self, items: Any, rewards: Any) -> list[Example]:
+        if self.kind == "none":
+            return []
+        pairs = [(item, reward) for item, reward in zip(items, rewards, strict=True) if reward]
+        examples = [Example(item.prompt, (item.candidate.id,), (reward.map,)) for item, reward in pairs]
+        if self.kind == "roles":
+            examples[0] = Example(examples[0].prompt, examples[0].candidates * 2, examples[0].maps * 2)
+        if self.kind == "stranger":
+            examples[0] = Example(examples[0].prompt, ("who",), examples[0].maps)
+        return examples
+
+    def loss(self, model: ModelAdapter, batch: TrainBatch, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
+        loss = model.predict(batch.prompts, batch.latents[0], draws).token_losses(batch.latents[0]).mean()
+        metrics = {"plain": loss.detach()}
+        if self.calls == 3:
+            if self.kind == "loss":
+                loss = loss * float("inf")
+            if self.kind == "gradient":
+                loss = loss + (loss - loss.detach()).abs().sqrt()  # finite, with a slope that is not
+            if self.kind == "metric":
+                metrics["plain"] = metrics["plain"] * float("nan")
+        self.calls += 1
+        return loss, metrics
+
+
+class OddPlugin:
+    def __init__(self) -> None:
+        self.failed: list[tuple[int, str]] = []
+
+    @hookimpl
+    def srum_objectives(self) -> Sequence[Provider]:
+        kinds = ("none", "roles", "stranger", "loss", "gradient", "metric")
+        return [Provider(kind, "odd", lambda options, kind=kind: Odd(kind)) for kind in kinds]
+
+    @hookimpl
+    def srum_model_adapters(self) -> Sequence[Provider]:
+        class TwoSizes(toy_backend.ToyAdapter):
+            def generate(self, requests: Any, sampling: Any) -> list[Generated]:
+                sizes = [(8, 8) if request.seed % 2 else (10, 8) for request in requests]
+                return [Generated(Image.new("RGB", size, "red")) for size in sizes]
+
+        toy = toy_backend.srum_model_adapters()[0]
+        return [
+            Provider("two-sizes", "odd", TwoSizes, toy.options, toy.sampling, toy.capabilities),
+        ]
+
+    @hookimpl
+    def srum_train_step_failed(self, step: int, error: BaseException) -> None:
+        self.failed.append((step, str(error)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [("loss", "the loss of step 3 is"), ("gradient", "the gradient norm of step 3 is"), ("metric", "metric 'plain'")],
+)
+def test_what_is_not_finite_stops_before_the_update(tmp_path: Path, kind: str, words: str) -> None:
+    host, odd = toy_host(), OddPlugin()
+    host.register(odd, "odd")
+    with pytest.raises(StageError) as caught:
+        toy_run(tmp_path, f"objective={kind}", "train.checkpoint_every=1", host=host)
+    message = str(caught.value)
+    assert words in message
+    assert "before the update" in message
+    assert [step for step, _ in odd.failed] == [3]
+    session = Session(toy_config(tmp_path, f"objective={kind}", host=host), host)
+    directory = session.directory(train.STAGE)
+    assert train.checkpoints(directory)[-1][0] == 3
+    assert len((directory.path / "metrics.jsonl").read_text().splitlines()) == 3
+    names = Counter(message.partition("Candidates: ")[2].rstrip(".").split(", "))
+    assert names
+    assert set(names) <= {f"p{prompt}-{index}" for prompt in range(4) for index in range(3)}
+
+
+@pytest.mark.parametrize(
+    ("override", "error", "words"),
+    [
+        ("objective=none", StageError, "made no example out of 12 candidates. 12 have a reward"),
+        ("objective=roles", ContractError, "the same roles"),
+        ("objective=stranger", ContractError, "'who'"),
+        ("adapter=two-sizes", StageError, "different sizes (8x8, 10x8)"),
+    ],
+)
+def test_what_cannot_be_trained_on_is_said(tmp_path: Path, override: str, error: type[Exception], words: str) -> None:
+    host = toy_host()
+    host.register(OddPlugin(), "odd")
+    with pytest.raises(error) as caught:
+        toy_run(tmp_path, override, host=host)
+    assert words in str(caught.value)
+
+
+def test_a_checkpoint_that_is_damaged_or_of_another_model_is_refused(straight: Path, tmp_path: Path) -> None:
+    shutil.copytree(straight / "run", tmp_path / "run")
+    session = Session(toy_config(tmp_path), toy_host())
+    directory = session.directory(train.STAGE)
+    parameters = session.model().start_training()
+    optimizer = torch.optim.AdamW(parameters.values())
+    assert train.resume(directory, parameters, optimizer) == 8
+    with pytest.raises(CheckpointError, match="does not fit the model: 'gain'"):
+        train.resume(directory, {"palette": parameters["palette"]}, optimizer)
+    wrong = {**parameters, "palette": torch.nn.Parameter(torch.zeros(4, 4))}
+    with pytest.raises(CheckpointError, match=r"'palette' is \(4, 3\), not \(4, 4\)"):
+        train.resume(directory, wrong, optimizer)
+    newest = train.checkpoints(directory)[-1][1]
+    (newest / "optimizer.safetensors").write_bytes(b"half")
+    with pytest.raises(CheckpointError, match="is damaged"):
+        train.resume(directory, parameters, optimizer)
+    shutil.rmtree(newest)
+    assert train.resume(directory, parameters, optimizer) == 6
