@@ -5,17 +5,23 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from srum_plugins import __version__, commands, plugins_command
 from srum_plugins.errors import SrumError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return the exit status: 0, 2 for an error that the user can mend, 130 if interrupted."""
+    """Run one command and return its exit status, see :func:`exit_status`."""
     args = build_parser().parse_args(argv)
+    return exit_status(lambda: args.handler(args))
+
+
+def exit_status(command: Callable[[], None]) -> int:
+    """Run a command: 0, or 2 for an error that the user can mend, or 130 if interrupted, each told in plain words on
+    standard error."""
     try:
-        args.handler(args)
+        command()
     except SrumError as error:
         _complain(str(error))
         return 2

@@ -42,7 +42,6 @@ def _run(args: argparse.Namespace) -> None:
     from srum_plugins.config import load
     from srum_plugins.host import PluginHost
     from srum_plugins.report import table
-    from srum_plugins.stages.pipeline import run
 
     console = Console()
 
@@ -51,6 +50,8 @@ def _run(args: argparse.Namespace) -> None:
 
     host = PluginHost.load()
     config = load(args.config, args.overrides, host)
+    from srum_plugins.stages.pipeline import run  # here, because torch takes seconds: mistakes are told before
+
     summary = run(config, host, only=args.only, say=say)
     if summary and args.only in (None, "evaluate"):
         console.print(table(summary))

@@ -14,7 +14,6 @@ from enum import Enum
 from pathlib import Path, PurePath
 from typing import Any, cast
 
-import torch
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -23,7 +22,6 @@ from srum_plugins.errors import ConfigError, did_you_mean
 from srum_plugins.host import PluginHost, Registered
 from srum_plugins.options import build_options
 from srum_plugins.providers import Kind
-from srum_plugins.runs.fingerprint import fingerprint
 
 DECAYS = ("constant", "linear", "cosine")
 
@@ -139,11 +137,6 @@ class RunConfig:
             if name in self.sampling:
                 data[name]["sampling"] = _plain(self.sampling[name])
         return data
-
-    @property
-    def config_hash(self) -> str:
-        """The sha256 of :meth:`resolved`."""
-        return fingerprint(self.resolved())
 
     @property
     def versions(self) -> dict[str, str]:
@@ -343,10 +336,13 @@ def _check_values(config: RunConfig) -> None:
     for name, section in (("generate", generate), ("evaluate", evaluate)):
         if (section.width is None) != (section.height is None):
             raise ConfigError(f"{name}.width and {name}.height: give both or neither")
-    try:
-        torch.device(run.device)
-    except RuntimeError as error:
-        raise ConfigError(f"run.device: {run.device!r} is not a device, such as cpu, cuda or cuda:1") from error
+    if run.device != "cpu":
+        import torch  # here, because it takes a second
+
+        try:
+            torch.device(run.device)
+        except RuntimeError as error:
+            raise ConfigError(f"run.device: {run.device!r} is not a device, such as cpu, cuda or cuda:1") from error
 
 
 def _plain_dict(config: DictConfig, resolve: bool) -> dict[str, Any]:

@@ -23,8 +23,8 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What listeners know of a run: its name, directory, resolved config (plain containers), the config's hash, and
-    the versions of the distributions whose providers it uses."""
+    """What listeners know of a run: its name, directory, resolved config (plain containers), the hash of that with the
+    providers' versions and identities, and the versions of the distributions whose providers it uses."""
 
     name: str
     directory: Path

@@ -18,14 +18,18 @@ HEADERS = {
 }
 
 
+def splits(summary: Mapping[str, Any]) -> list[str]:
+    """The benchmark's splits in a summary."""
+    return [name for name, entry in summary.items() if isinstance(entry, Mapping) and "ci95" in entry]
+
+
 def rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One row per split, per category and graded figure of a split, and per kind of understanding question, with the
     keys of :data:`HEADERS`. Numbers are fractions; ``low`` and ``high`` are the paired 95 % interval of ``delta`` and
     None where there is none."""
     table = []
-    for split, entry in summary.items():
-        if not (isinstance(entry, Mapping) and "ci95" in entry):
-            continue
+    for split in splits(summary):
+        entry = summary[split]
         table.append(_row(split, entry))
         table += [_row(f"{split}/{name}", figures) for name, figures in entry["categories"].items()]
         table += [_row(f"{split}/graded {name}", figures) for name, figures in entry.get("graded", {}).items()]
@@ -65,7 +69,7 @@ def table(summary: Mapping[str, Any]) -> Table:
         title=f"before and after training · {summary['arm']}", caption=_footnote(summary), title_justify="left"
     )
     for key, header in HEADERS.items():
-        grid.add_column(header, justify="left" if key == "what" else "right", no_wrap=True)
+        grid.add_column(header, justify="left" if key == "what" else "right", no_wrap=key != "what")
     section = ""
     for row in rows(summary):
         name, _, detail = row["what"].partition("/")

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import bootstrap
 
 from srum_plugins.errors import ContractError
 
@@ -47,6 +46,8 @@ def paired_bootstrap(
     delta = float(difference.mean())
     if np.all(difference == difference[0]):  # scipy refuses a single observation
         return Interval(delta, delta, delta, difference.size)
+    from scipy.stats import bootstrap  # here, because it takes a second
+
     limits = bootstrap(
         (difference,),
         np.mean,

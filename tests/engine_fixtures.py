@@ -10,6 +10,7 @@ from typing import Any
 
 import toy_backend
 import yaml
+from fakes import Site
 
 from srum_plugins.config import RunConfig, load
 from srum_plugins.host import PluginHost
@@ -47,11 +48,8 @@ def toy_run(folder: Path, *overrides: str, only: str | None = None, host: Plugin
 
 def install_toy(site: Path) -> None:
     """The toy backend as a distribution of its own on a path."""
-    info = site / "toy_backend-1.0.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toy-backend\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[srum_plugins]\ntoy = toy_backend\n")
-    (site / "toy_backend.py").write_bytes(Path(toy_backend.__file__).read_bytes())
+    source = Path(toy_backend.__file__).read_text()
+    Site(site).install("toy-backend", {"toy": "toy_backend"}, {"toy_backend.py": source})
 
 
 def srum(

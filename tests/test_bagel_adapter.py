@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,7 @@ def test_guidance_of_one_is_the_conditional_model() -> None:
 def test_schedule_falls_from_noise_to_data(points: int, shift: float) -> None:
     times = schedule(points, shift)
     assert times[0] == 1.0 and times[-1] == 0.0
-    assert all(now > after for now, after in zip(times[:-1], times[1:], strict=True))
+    assert all(now > after for now, after in pairwise(times))
 
 
 def test_choices_are_normalised_and_do_not_see_each_other() -> None:

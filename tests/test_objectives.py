@@ -238,6 +238,13 @@ def test_weighted_examples() -> None:
     assert [example.prompt.id for example in best] == ["p", "p", "q"]
 
 
+def test_losses_that_are_not_on_the_token_grid_are_refused() -> None:
+    batch, draws = random_batch(0)
+    broad = TrainBatch(batch.prompts, batch.latents, (batch.weights[0][:, None],))
+    with pytest.raises(ContractError, match="token losses of shape"):
+        Weighted(WeightedOptions()).loss(Table(table(0)), broad, draws)
+
+
 def test_weighted_needs_rewards() -> None:
     with pytest.raises(RewardError, match="nothing to train on"):
         Weighted(WeightedOptions()).examples([candidate("p", "a")], [None])

@@ -1,19 +1,23 @@
 """The whole loop on the toy backend: what runs, what is reused, what is said."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import toy_backend
 from engine_fixtures import contents, directories, toy_config, toy_host, toy_run, write_config
 from PIL import Image
 
 from srum_plugins import hookimpl
+from srum_plugins.contracts import Reward
 from srum_plugins.errors import CapabilityError, ContractError, StageError
 from srum_plugins.hookspecs import RunInfo
 from srum_plugins.providers import Provider
 from srum_plugins.records import Score
+from srum_plugins.rewards.maps import RewardMap
 from srum_plugins.stages.evaluate import Measured, summarise
 from srum_plugins.stages.pipeline import NAMES, STAGES
 from srum_plugins.stages.session import Session
@@ -313,6 +317,21 @@ class Rogue:
 
         return [Provider("short", "rogue", Short, toy_backend.JudgeOptions)]
 
+    @hookimpl
+    def srum_reward_aggregators(self) -> list[Provider]:
+        class Other(toy_backend.FlatAggregator):
+            size, score = 4, 1.0
+
+            def aggregate(self, items: Any, seed: int) -> Any:
+                flat = RewardMap(self.size, self.size, (), 1.0, 1.0)
+                return [Reward(item.candidate.id, flat, self.score) for item in items]
+
+        class Unsure(Other):
+            size, score = 8, float("nan")
+
+        made = {"other-size": Other, "unsure": Unsure}
+        return [Provider(name, "rogue", lambda options, kind=kind: kind()) for name, kind in made.items()]
+
 
 @pytest.mark.parametrize(
     ("override", "words"),
@@ -322,6 +341,8 @@ class Rogue:
         ("grounder=mixed", "result 0 is for 'p1-0', expected 'p0-0'"),
         ("grounder=nothing", "its factory returned a object, which is no Grounder"),
         ("judge=short", "has 2 regions, but got 1 local scores"),
+        ("aggregator=other-size", "the map of candidate 'p0-0' is of 4x4 pixels, the image has 8x8"),
+        ("aggregator=unsure", "the score of candidate 'p0-0' is nan"),
     ],
 )
 def test_broken_contracts_are_named(tmp_path: Path, override: str, words: str) -> None:
@@ -332,7 +353,7 @@ def test_broken_contracts_are_named(tmp_path: Path, override: str, words: str) -
         toy_run(tmp_path, override, host=host)
     assert words in str(caught.value)
     slot = override.split("=")[0]
-    assert listener.of("failed") == [("ground" if slot == "grounder" else slot,)]
+    assert listener.of("failed") == [({"grounder": "ground", "aggregator": "reward"}.get(slot, slot),)]
     assert listener.of("run_failed") == [(ContractError,)]
 
 
@@ -343,6 +364,87 @@ def test_before_and_after_must_be_the_same_prompts() -> None:
     with pytest.raises(ContractError, match="split 'arm'"):
         bad = [Measured("a", "arm", "", 1, "a.png", {"full": 1.0})]
         summarise(bad, bad, seed=0)
+
+
+def test_a_figure_that_some_prompts_lack_is_reported_over_those_that_have_it() -> None:
+    values: list[dict[str, float]] = [{"full": 1.0}, {"full": 0.0, "count": 0.25}, {"full": 1.0, "count": 0.75}]
+    side = [Measured(str(index), "x", "", index, "a.png", figures) for index, figures in enumerate(values)]
+    graded = summarise(side, side, seed=0)["x"]["graded"]
+    assert {name: (figures["before"], figures["prompts"]) for name, figures in graded.items()} == {"count": (0.5, 2)}
+
+
+def test_before_and_after_draw_the_same_from_the_global_state(tmp_path: Path) -> None:
+    draws: list[float] = []
+
+    class Careless(toy_backend.ToyAdapter):
+        def generate(self, requests: Any, sampling: Any) -> Any:
+            draws.append(float(torch.rand(())))
+            return super().generate(requests, sampling)
+
+        def understanding_digest(self) -> str:
+            draws.append(float(torch.rand(())))
+            return super().understanding_digest()
+
+    class Plugin:
+        @hookimpl
+        def srum_model_adapters(self) -> list[Provider]:
+            toy = toy_backend.srum_model_adapters()[0]
+            return [dataclasses.replace(toy, name="careless", factory=Careless)]
+
+    host = toy_host()
+    host.register(Plugin(), "careless")
+    for stage in NAMES[:-1]:
+        toy_run(tmp_path, "adapter=careless", only=stage, host=host)
+    draws.clear()
+    toy_run(tmp_path, "adapter=careless", only="evaluate", host=host)
+    half = len(draws) // 2
+    assert half == 4  # three chunks and the questions
+    assert draws[:half] == draws[half:]
+
+
+@pytest.mark.parametrize("damage", ["cut", "delete"])
+def test_a_complete_stage_that_is_damaged_later_is_mended_as_the_error_says(
+    heard: tuple[Listener, Path], damage: str
+) -> None:
+    _, folder = heard
+    part = next((folder / "run/stages/judge").glob("*/part-00001.jsonl"))
+    whole = part.read_bytes()
+    part.unlink()
+    if damage == "cut":
+        part.write_bytes(whole[:-20])
+    with pytest.raises(StageError, match=r"Delete it and the done\.json beside it"):
+        toy_run(folder, "aggregator=toy-flat")
+    part.unlink(missing_ok=True)
+    (part.parent / "done.json").unlink()
+    toy_run(folder, "aggregator=toy-flat")
+    assert part.read_bytes() == whole
+
+
+def test_a_summary_of_another_configuration_does_not_stay(heard: tuple[Listener, Path]) -> None:
+    _, folder = heard
+    summary = folder / "run/summary.json"
+    before = summary.read_bytes()
+    toy_run(folder, "aggregator=toy-flat", only="reward")
+    assert not summary.exists()
+    toy_run(folder)
+    assert summary.read_bytes() == before
+
+
+def test_other_weights_under_the_same_config_are_another_run(tmp_path: Path) -> None:
+    """Else the new run's train steps would be taken for those that MLflow has already."""
+
+    def info(identity: str) -> RunInfo:
+        class Plugin:
+            @hookimpl
+            def srum_model_adapters(self) -> list[Provider]:
+                toy = toy_backend.srum_model_adapters()[0]
+                return [dataclasses.replace(toy, name="weighty", identity=lambda options: identity)]
+
+        host = toy_host()
+        host.register(Plugin(), "weighty")
+        return Session(toy_config(tmp_path, "adapter=weighty", host=host), host).info
+
+    assert info("a").config_hash == info("a").config_hash != info("b").config_hash
 
 
 def test_a_grounder_that_needs_the_model_gets_it(tmp_path: Path) -> None:

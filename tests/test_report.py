@@ -21,9 +21,9 @@ SUMMARY = {
 }
 
 
-def rendered(summary: dict[str, object]) -> str:
+def rendered(summary: dict[str, object], width: int = 120) -> str:
     stream = io.StringIO()
-    Console(file=stream, width=120, force_terminal=True, color_system="standard").print(table(summary))
+    Console(file=stream, width=width, force_terminal=True, color_system="standard").print(table(summary))
     return stream.getvalue()
 
 
@@ -48,6 +48,13 @@ def test_a_sure_gain_is_green_and_a_sure_loss_red() -> None:
     assert "\x1b[31m-0.100" in text
     assert "understanding weights bit-identical" in text
     assert "4 s of work" in text
+
+
+def test_no_figure_is_cut_in_a_narrow_terminal() -> None:
+    figures = {**FIGURES, "categories": {}, "graded": {"a figure of a rather long name": FIGURES}}
+    text = rendered({**SUMMARY, "in_domain": figures}, width=80)
+    assert "…" not in text
+    assert text.count("0.750") == text.count("480") == 2
 
 
 def test_markdown_has_a_row_per_figure() -> None:

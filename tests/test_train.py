@@ -1,5 +1,6 @@
 """The train stage: data order, resuming to the bit, stopping on what is not finite."""
 
+import dataclasses
 import json
 import shutil
 from collections import Counter
@@ -72,6 +73,32 @@ def test_k_steps_a_stop_and_the_rest_are_a_straight_run(straight: Path, tmp_path
         toy_run(tmp_path, host=host)
     toy_run(tmp_path)
     assert contents(tmp_path / "run") == contents(straight / "run")
+
+
+def test_an_encoder_that_samples_is_resumed_to_the_bit_too(tmp_path: Path) -> None:
+    class Sampling(toy_backend.ToyAdapter):
+        def encode(self, images: Sequence[Image.Image]) -> Tensor:
+            latents = super().encode(images)
+            return latents + 0.1 * torch.randn(latents.shape)
+
+    class Plugin:
+        @hookimpl
+        def srum_model_adapters(self) -> Sequence[Provider]:
+            return [dataclasses.replace(toy_backend.srum_model_adapters()[0], name="sampling", factory=Sampling)]
+
+    def go(name: str, stop: int | None = None) -> None:
+        host = toy_host()
+        host.register(Plugin(), "sampling")
+        if stop is not None:
+            host.register(Stop(stop), "stop")
+        (tmp_path / name).mkdir(exist_ok=True)
+        toy_run(tmp_path / name, "adapter=sampling", host=host)
+
+    go("straight")
+    with pytest.raises(KeyboardInterrupt):
+        go("stopped", stop=4)
+    go("stopped")
+    assert contents(tmp_path / "stopped/run") == contents(tmp_path / "straight/run")
 
 
 def test_training_moves_the_trained_half_only_and_its_metrics_are_complete(straight: Path) -> None:

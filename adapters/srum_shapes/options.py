@@ -1,4 +1,4 @@
-"""What users can set of the drawn world's model, prompt set and benchmark."""
+"""What users can set of the drawn world's model, its pretraining, prompt set and benchmark."""
 
 from __future__ import annotations
 
@@ -36,6 +36,35 @@ class SamplingOptions(Sampling):
     interval: tuple[float, float] = (0.0, 1.0)
     shift: float = 2.0
     renorm: Literal["global", "channel", "none"] = "none"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings of a pretraining. Rates follow a linear warm-up and a linear decay to zero over the last part."""
+
+    seed: int = 0
+    autoencoder_steps: int = 700
+    autoencoder_batch: int = 32
+    autoencoder_lr: float = 2e-3
+    latent_noise: float = 0.15
+    steps: int = 3300
+    images: int = 32
+    questions: int = 4
+    captions: int = 48
+    caption_noise: float = 0.45
+    caption_dropout: float = 0.1
+    muon_lr: float = 0.005
+    adam_lr: float = 1e-3
+    warmup: int = 100
+    decay_share: float = 0.6
+    checkpoint_every: int = 500
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, int) and name != "seed" and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if not 0.0 < self.decay_share <= 1.0:
+            raise ValueError(f"decay_share must lie in (0, 1], got {self.decay_share}")
 
 
 @dataclass(frozen=True)

@@ -61,8 +61,8 @@ def _adapter(options: AdapterOptions, device: str) -> Any:
 
 
 def _weights(options: AdapterOptions) -> str:
-    """sha256 of the checkpoint's files, or a word that says that there are none yet."""
-    files = sorted(options.folder.glob("*.safetensors"))
+    """sha256 of the checkpoint's weights and config, or a word that says that there are none yet."""
+    files = sorted([*options.folder.glob("*.safetensors"), *options.folder.glob("*.json")])
     if not files:
         return "no weights"
     digest = hashlib.sha256()

@@ -26,36 +26,18 @@ from srum_bagel.packing import Piece, PieceKind
 from srum_bagel.sampler import shifted
 from torch import Tensor, nn
 
+from srum_plugins.errors import ConfigError
+from srum_plugins.runs.files import read_json, write_bytes, write_json
+from srum_plugins.runs.fingerprint import changes
 from srum_shapes.architecture import autoencoder_config, bagel_config
+from srum_shapes.options import Recipe
 from srum_shapes.prompts import corrupt, sample_facts
-from srum_shapes.questions import sample_items
+from srum_shapes.questions import inventory, sample_items
 from srum_shapes.vocabulary import BOS, EOS, encode
 from srum_shapes.world import render, sample_scene, scene_for
 
 console = Console()
 IGNORE = -100
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Settings of a pretraining. Rates follow a linear warm-up and a linear decay to zero over the last part."""
-
-    seed: int = 0
-    autoencoder_steps: int = 700
-    autoencoder_batch: int = 32
-    autoencoder_lr: float = 2e-3
-    latent_noise: float = 0.15
-    steps: int = 4500
-    images: int = 32
-    questions: int = 6
-    captions: int = 48
-    caption_noise: float = 0.45
-    caption_dropout: float = 0.1
-    muon_lr: float = 0.01
-    adam_lr: float = 2e-3
-    warmup: int = 100
-    decay_share: float = 0.6
-    checkpoint_every: int = 500
 
 
 # --- data: pure functions of (seed, step) ---------------------------------------------------------------------
@@ -79,7 +61,7 @@ class CaptionBatch:
 
 
 def question_batch(recipe: Recipe, step: int, patches: int) -> QuestionBatch:
-    """Fresh scenes with several questions each; the questions of a picture do not see each other."""
+    """Fresh scenes, each with its inventory and several other questions, which do not see each other."""
     rng = np.random.default_rng((recipe.seed, step, 0))
     pictures, samples, targets = [], [], []
     for _ in range(recipe.images):
@@ -87,7 +69,7 @@ def question_batch(recipe: Recipe, step: int, patches: int) -> QuestionBatch:
         pictures.append(render(scene, rng))
         pieces = [Piece(PieceKind.VISION, count=patches)]
         targets += [IGNORE, IGNORE]
-        for branch, item in enumerate(sample_items(scene, rng, recipe.questions), start=1):
+        for branch, item in enumerate([inventory(scene), *sample_items(scene, rng, recipe.questions)], start=1):
             question, answer = encode(item.question), encode(item.answer)
             pieces.append(Piece(PieceKind.TEXT, (BOS, *question, EOS), branch=branch))
             pieces.append(Piece(PieceKind.TEXT, (BOS, *answer), branch=branch))
@@ -210,12 +192,13 @@ def initialise(model: Bagel) -> None:
 
 
 def pretrain(recipe: Recipe, folder: Path) -> None:
-    """Run or resume the recipe in ``folder``; ends with ``folder/model``, loadable by the adapter."""
+    """Run or resume the recipe in ``folder``; ends with ``folder/model``, loadable by the adapter.
+
+    Raises:
+        ConfigError: the folder was begun with another recipe.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    stored = folder / "recipe.json"
-    if stored.exists() and json.loads(stored.read_text()) != asdict(recipe):
-        raise SystemExit(f"{stored} holds another recipe; choose another folder or the same settings")
-    stored.write_text(json.dumps(asdict(recipe), indent=1))
+    keep_recipe(recipe, folder / "recipe.json")
     auto_file = folder / "autoencoder.pt"
     if auto_file.exists():
         state = torch.load(auto_file, weights_only=True)
@@ -231,39 +214,63 @@ def pretrain(recipe: Recipe, folder: Path) -> None:
     initialise(model)
     optimizer = optimizers(model, recipe)
     start = load_state(folder, model, optimizer)
-    log = (folder / "log.jsonl").open("a")
+    keep_log(folder / "log.jsonl", start)
     # Two threads of one core each, one a half of the model, waste less than one operation spread over two cores.
     # Each parameter's gradient is then the sum of at most two terms, so the order in which they come does not matter.
     torch.set_num_threads(1)
-    side = ThreadPoolExecutor(1)
     began = time.monotonic()
-    for step in range(start, recipe.steps):
-        factor = rate(step, recipe.steps, recipe.warmup, recipe.decay_share)
-        for each, base in zip(optimizer, (recipe.muon_lr, recipe.adam_lr), strict=True):
-            for group in each.param_groups:
-                group["lr"] = base * factor
-            each.zero_grad(set_to_none=True)
-        generating = side.submit(generation_step, model, auto, recipe, step)
-        asked = understanding_step(model, recipe, step)
-        drawn = generating.result()
-        norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for each in optimizer:
-            each.step()
-        if step % 20 == 0:
-            row = {
-                "step": step,
-                "answers": round(asked, 4),
-                "velocity": round(drawn, 4),
-                "norm": round(float(norm), 3),
-                "seconds": round(time.monotonic() - began),
-            }
-            log.write(json.dumps(row) + "\n")
-            log.flush()
-            if step % 200 == 0:
-                console.print(row)
-        if (step + 1) % recipe.checkpoint_every == 0 or step + 1 == recipe.steps:
-            save_state(folder, model, optimizer, step + 1)
-            save_model(model, auto, folder / "model")
+    with (folder / "log.jsonl").open("a") as log, ThreadPoolExecutor(1) as side:
+        for step in range(start, recipe.steps):
+            factor = rate(step, recipe.steps, recipe.warmup, recipe.decay_share)
+            for each, base in zip(optimizer, (recipe.muon_lr, recipe.adam_lr), strict=True):
+                for group in each.param_groups:
+                    group["lr"] = base * factor
+                each.zero_grad(set_to_none=True)
+            generating = side.submit(generation_step, model, auto, recipe, step)
+            asked = understanding_step(model, recipe, step)
+            drawn = generating.result()
+            norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            for each in optimizer:
+                each.step()
+            if step % 20 == 0:
+                row = {
+                    "step": step,
+                    "answers": round(asked, 4),
+                    "velocity": round(drawn, 4),
+                    "norm": round(float(norm), 3),
+                    "seconds": round(time.monotonic() - began),
+                }
+                log.write(json.dumps(row) + "\n")
+                log.flush()
+                if step % 200 == 0:
+                    console.print(row)
+            if (step + 1) % recipe.checkpoint_every == 0 or step + 1 == recipe.steps:
+                # The state last: a kill between the two repeats these steps, and never ends without the model.
+                save_model(model, auto, folder / "model")
+                save_state(folder, model, optimizer, step + 1)
+
+
+def keep_recipe(recipe: Recipe, file: Path) -> None:
+    """Write the recipe down, or compare it with the one that is there.
+
+    Raises:
+        ConfigError: the folder was begun with another recipe; the message names the settings that differ.
+    """
+    settings = asdict(recipe)
+    if not file.exists():
+        write_json(file, settings)
+    elif differing := changes(read_json(file), settings):
+        raise ConfigError(
+            f"{file.parent} was begun with another recipe ({'; '.join(differing)}); choose another folder, or the same "
+            "settings"
+        )
+
+
+def keep_log(file: Path, start: int) -> None:
+    """Drop the log of steps from ``start`` on, because they are done again."""
+    if file.exists():
+        lines = file.read_text().splitlines(keepends=True)
+        write_bytes(file, "".join(line for line in lines if json.loads(line)["step"] < start).encode())
 
 
 def understanding_step(model: Bagel, recipe: Recipe, step: int) -> float:

@@ -127,6 +127,14 @@ def parse_boxes(answer: str) -> list[Box] | Failure:
     return boxes
 
 
+def inventory(scene: Scene) -> Item:
+    """The question for everything in the picture, each object with its box, from left to right. Asked in pretraining
+    only: it says more of a picture than any other question, and so teaches to see."""
+    objects = sorted(scene.objects, key=lambda item: (item.box.x0, item.box.y0))
+    listed = f" {SEPARATOR} ".join(f"{item.phrase} {format_box(item.box)}" for item in objects)
+    return Item("what is there ?", listed, "inventory")
+
+
 def sample_items(scene: Scene, rng: np.random.Generator, n: int) -> list[Item]:
     """``n`` random questions about a scene, kinds drawn with WEIGHTS."""
     items: list[Item] = []

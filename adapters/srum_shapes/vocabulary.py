@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 
 from srum_plugins.errors import ContractError, did_you_mean
@@ -29,9 +28,6 @@ WORDS: tuple[str, ...] = (
     *LOCATIONS,
 )
 """Every word in the order of its id. The order is part of every checkpoint: append, never reorder."""
-
-VERSION = hashlib.sha256("\n".join(WORDS).encode()).hexdigest()[:16]
-"""A digest of the list, for checkpoints to compare."""
 
 _IDS = {word: index for index, word in enumerate(WORDS)}
 

@@ -81,6 +81,11 @@ class Weighted(Objective):
         latents, weights = batch.latents[0], batch.weights[0]
         prediction = model.predict(batch.prompts, latents, draws)
         own = prediction.token_losses(latents)
+        if own.shape != weights.shape:  # which broadcasting could hide
+            raise ContractError(
+                f"{type(model).__name__}: token losses of shape {tuple(own.shape)} for a batch whose token "
+                f"weights have {tuple(weights.shape)}"
+            )
         loss = self._weigh(weights, own).mean()
         metrics = {"sample_loss": own.mean(), "weight": weights.mean()}
         if o.reference != "none":

@@ -14,6 +14,7 @@ from PIL import Image
 
 from srum_plugins.errors import StageError
 
+MEND = "Delete it and the done.json beside it, if there is one, and run again."
 ASIDE = ".aside-"  # prefix of what is being written; leftovers of a killed process are removed by clean()
 
 
@@ -41,7 +42,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, UnicodeDecodeError) as error:
         line = getattr(error, "lineno", 1)
-        raise StageError(f"{path}:{line}: not valid JSON: {error}. Delete the file and run again.") from error
+        raise StageError(f"{path}:{line}: not valid JSON: {error}. {MEND}") from error
 
 
 def write_image(path: Path, image: Image.Image) -> None:
@@ -57,7 +58,10 @@ def read_image(path: Path) -> Image.Image:
         with Image.open(path) as image:
             return image.convert("RGB")
     except OSError as error:
-        raise StageError(f"{path}: cannot be read as an image: {error}") from error
+        raise StageError(
+            f"{path}: cannot be read as an image: {error}. Delete the part-*.jsonl that names it and the done.json "
+            "beside that, and run again."
+        ) from error
 
 
 def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
@@ -85,17 +89,10 @@ def clean(folder: Path) -> None:
             leftover.unlink(missing_ok=True)
 
 
-def copy_if_different(source: Path, target: Path) -> bool:
-    """Make ``target`` equal to ``source``, atomically; whether anything had to be written."""
-    return write_if_different(target, source.read_bytes())
-
-
-def write_if_different(target: Path, data: bytes) -> bool:
-    """Write ``data`` atomically unless it is there already; whether anything had to be written."""
-    if target.exists() and target.read_bytes() == data:
-        return False
-    write_bytes(target, data)
-    return True
+def write_if_different(target: Path, data: bytes) -> None:
+    """Write ``data`` atomically unless it is there already."""
+    if not (target.exists() and target.read_bytes() == data):
+        write_bytes(target, data)
 
 
 def _sync(path: Path) -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from srum_plugins.errors import ContractError, StageError
 from srum_plugins.records import from_json, to_json
-from srum_plugins.runs.files import write_bytes, write_image
+from srum_plugins.runs.files import MEND, write_bytes, write_image
 
 T = TypeVar("T")
 
@@ -69,15 +69,15 @@ class Shards(Generic[T]):
     def _read(self, index: int) -> list[T]:
         path = self.part(index)
         if not path.exists():
-            raise StageError(f"{path} is missing: the stage is not complete")
+            raise StageError(f"{path} is missing: the stage is not complete. {MEND}")
         lines = path.read_text(encoding="utf-8").split("\n")[:-1]
         expected = len(self.items(index))
         if len(lines) != expected:
-            raise StageError(f"{path}: {len(lines)} records, expected {expected}. Delete the file and run again.")
+            raise StageError(f"{path}: {len(lines)} records, expected {expected}. {MEND}")
         records = []
         for number, line in enumerate(lines, start=1):
             try:
                 records.append(from_json(self.kind, json.loads(line)))
             except (ContractError, ValueError) as error:
-                raise StageError(f"{path}:{number}: {error}. Delete the file and run again.") from error
+                raise StageError(f"{path}:{number}: {error}. {MEND}") from error
         return records

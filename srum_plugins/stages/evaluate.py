@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from srum_plugins.contracts import GenerationRequest, ModelAdapter
@@ -19,6 +20,7 @@ from srum_plugins.errors import CapabilityError, ContractError
 from srum_plugins.pictures import before_after
 from srum_plugins.providers import Kind
 from srum_plugins.records import from_json, to_json
+from srum_plugins.report import splits
 from srum_plugins.runs.files import read_image, read_json, write_json
 from srum_plugins.runs.fingerprint import stable_seed
 from srum_plugins.runs.shards import Shards
@@ -138,6 +140,7 @@ def _measure(
     run_chunks(session, measured, work, stage, before=before, total=2 * len(prompts))
     path = directory.path / "understanding.json"
     if not path.exists():
+        torch.manual_seed(stable_seed(session.config.run.seed, "understanding"))  # as in run_chunks
         report = session.benchmark.understanding(model())
         try:
             digest = model().understanding_digest()
@@ -178,7 +181,9 @@ def summarise(before: Sequence[Measured], after: Sequence[Measured], seed: int) 
             )
         chosen = [pair for pair in pairs if pair[1].split == split]
         categories = sorted({new.category for _, new in chosen if new.category})
-        graded = [name for name in chosen[0][1].values if name != "full"]
+        # A benchmark may give a figure for some prompts only.
+        graded = dict.fromkeys(name for old, new in chosen for name in new.values if name in old.values)
+        del graded["full"]
         summary[split] = {
             **_figures(chosen, "full", seed),
             "categories": {
@@ -202,11 +207,6 @@ def _figures(pairs: Sequence[tuple[Measured, Measured]], name: str, seed: int) -
         "ci95": [interval.low, interval.high],
         "prompts": len(held),
     }
-
-
-def splits(summary: Mapping[str, Any]) -> list[str]:
-    """The benchmark's splits in a summary."""
-    return [name for name, value in summary.items() if isinstance(value, Mapping) and "ci95" in value]
 
 
 def _sheet(session: Session, before: Sequence[Measured], after: Sequence[Measured]) -> Image.Image:

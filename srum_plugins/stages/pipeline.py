@@ -15,7 +15,7 @@ from srum_plugins.errors import StageError
 from srum_plugins.host import PluginHost
 from srum_plugins.providers import Kind
 from srum_plugins.report import rows
-from srum_plugins.runs.files import copy_if_different, read_json, write_if_different
+from srum_plugins.runs.files import read_json, write_if_different
 from srum_plugins.runs.store import StageDirectory
 from srum_plugins.stages import evaluate, generate, ground, judge, reward, train
 from srum_plugins.stages.session import Session, Stage
@@ -59,6 +59,8 @@ def run(
         if all(same):
             say(f"nothing to do: {_count(chosen)} complete in {config.directory} for this configuration")
             return _summary(session)
+    if not _summary(session):  # what is there is of another configuration, and stays with its evaluation
+        (config.directory / "summary.json").unlink(missing_ok=True)
     write_if_different(config.directory / "config.yaml", settings)
     hook = host.hook
     try:
@@ -106,7 +108,7 @@ def _publish(session: Session, stage: Stage, directory: StageDirectory) -> None:
     figures = {name: float(value) for name, value in directory.facts().items() if isinstance(value, int | float)}
     hook.srum_metrics(run=info, stage=stage.name, metrics=figures)
     for path in sorted((directory.path / "pictures").glob("*.png")):
-        copy_if_different(path, session.config.directory / "pictures" / path.name)
+        write_if_different(session.config.directory / "pictures" / path.name, path.read_bytes())
         with Image.open(path) as image:
             hook.srum_images(run=info, name=path.stem, image=image.convert("RGB"))
     if stage is evaluate.STAGE:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +62,9 @@ def execute(session: Session, directory: StageDirectory) -> dict[str, Any]:
             [reward.candidate_id for reward in given if reward],
             who,
         )
+        for item, reward in zip(items, given, strict=True):
+            if reward is not None:
+                _check(item, reward, who.name)
         return [
             RewardRecord(item.candidate.id, reward.score if reward else None, reward.map if reward else None)
             for item, reward in zip(items, given, strict=True)
@@ -99,6 +103,17 @@ def read_rewards(session: Session) -> list[Reward | None]:
         None if record.map is None or record.score is None else Reward(record.candidate_id, record.map, record.score)
         for record in shards(session, session.directory(STAGE)).read()
     ]
+
+
+def _check(item: Judged, reward: Reward, name: str) -> None:
+    size, expected = (reward.map.width, reward.map.height), (item.candidate.width, item.candidate.height)
+    if size != expected:
+        raise ContractError(
+            f"aggregator {name!r}: the map of candidate {item.candidate.id!r} is of {size[0]}x{size[1]} pixels, the "
+            f"image has {expected[0]}x{expected[1]}"
+        )
+    if not math.isfinite(reward.score):
+        raise ContractError(f"aggregator {name!r}: the score of candidate {item.candidate.id!r} is {reward.score}")
 
 
 def _sheet(session: Session, items: list[Judged], rewards: list[Reward | None]) -> Image.Image:

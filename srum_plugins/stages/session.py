@@ -32,11 +32,14 @@ class Session:
     def __init__(self, config: RunConfig, host: PluginHost) -> None:
         self.config = config
         self.host = host
+        # Asked once, because an identity may be the hash of large files.
+        self._ingredients = {kind: _ingredient(choice) for kind, choice in config.providers.items()}
+        resolved = config.resolved()
         self.info = RunInfo(
             name=config.run.name,
             directory=config.directory,
-            config=config.resolved(),
-            config_hash=config.config_hash,
+            config=resolved,
+            config_hash=fingerprint([resolved, self._ingredients]),
             versions=config.versions,
         )
         self._stages: dict[str, StageDirectory] = {}
@@ -129,14 +132,7 @@ class Session:
     # --- fingerprints ---------------------------------------------------------------------------------------------
     def ingredient(self, kind: Kind) -> dict[str, Any]:
         """What a provider adds to a fingerprint: name, options, distribution and version, and its own identity."""
-        choice = self.choice(kind)
-        registered = choice.registered
-        return {
-            **choice.plain(),
-            "distribution": registered.distribution,
-            "version": registered.version,
-            "identity": registered.provider.identity(choice.options),
-        }
+        return self._ingredients[kind]
 
     def prompts_ingredient(self, kind: Kind, prompts: Sequence[Prompt]) -> dict[str, Any]:
         """As :meth:`ingredient`, with the content of the prompts."""
@@ -185,6 +181,16 @@ class Stage(Part):
     execute: Callable[[Session, StageDirectory], dict[str, Any]]
 
 
+def _ingredient(choice: Choice) -> dict[str, Any]:
+    registered = choice.registered
+    return {
+        **choice.plain(),
+        "distribution": registered.distribution,
+        "version": registered.version,
+        "identity": registered.provider.identity(choice.options),
+    }
+
+
 def run_chunks(
     session: Session,
     shards: Shards[T],
@@ -198,8 +204,9 @@ def run_chunks(
     ``before`` and ``total`` place these chunks within a stage that has several parts, for progress.
     """
     for index in shards.missing():
-        # Providers draw from the seeds that they are given; one that uses torch's global state is repeatable too.
-        torch.manual_seed(stable_seed(session.config.run.seed, shards.folder.parent.name, index))
+        # Providers draw from the seeds that they are given; one that uses torch's global state is repeatable too, and
+        # sees the same before and after training: both are parts of one stage.
+        torch.manual_seed(stable_seed(session.config.run.seed, stage.name, index))
         records, images = work(shards.items(index))
         shards.write(index, records, images)
         stage.tick()

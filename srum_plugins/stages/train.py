@@ -196,6 +196,7 @@ class Dataset:
         folder = session.directory(generate.STAGE).path
         latents: dict[str, Tensor] = {}
         device = torch.device("cpu")
+        torch.manual_seed(stable_seed(session.config.run.seed, "encode"))  # for encoders that sample: a resumed run too
         for start in range(0, len(wanted), ENCODE_BATCH):
             names = wanted[start : start + ENCODE_BATCH]
             encoded = model.encode([read_image(folder / records[name].image) for name in names])

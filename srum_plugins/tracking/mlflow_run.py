@@ -22,6 +22,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from srum_plugins.errors import TrackingError
+from srum_plugins.runs.files import write_json
 
 _METRICS_PER_BATCH = 1000  # limits of the MLflow server
 _PARAMS_PER_BATCH = 100
@@ -197,7 +198,7 @@ def _open(uri: str, experiment: str, name: str, ids_file: Path, config_hash: str
                 client.update_run(known.info.run_id, status="RUNNING")
                 return MlflowRun(client, known.info.run_id)
     run_id: str = client.create_run(_experiment(client, uri, experiment), run_name=name).info.run_id
-    _write_ids(ids_file, ids | {config_hash: run_id})
+    write_json(ids_file, ids | {config_hash: run_id})
     return MlflowRun(client, run_id)
 
 
@@ -246,12 +247,6 @@ def _read_ids(path: Path) -> dict[str, str]:
     if not isinstance(ids, dict) or not all(isinstance(value, str) for value in ids.values()):
         raise TrackingError(f"{path} must map config hashes to MLflow run ids; delete it to begin a new MLflow run")
     return ids
-
-
-def _write_ids(path: Path, ids: Mapping[str, str]) -> None:
-    draft = path.with_name(path.name + ".tmp")
-    draft.write_text(json.dumps(ids, indent=2) + "\n")
-    draft.replace(path)
 
 
 def _legal(name: str) -> str:

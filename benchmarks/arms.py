@@ -1,0 +1,126 @@
+"""Every arm of the demo with several seeds: python benchmarks/arms.py --seeds 0 1 2 --workers 2
+
+An arm is a few overrides of configs/demo.yaml. Arms of one seed share candidates, boxes, judgements and the baseline.
+Writes runs/arms/results.json and prints a markdown table. Nothing that is already there is computed again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from srum_plugins.config import load
+from srum_plugins.host import PluginHost
+from srum_plugins.stages import evaluate
+from srum_plugins.stages.session import Session
+from srum_plugins.stats import paired_bootstrap
+
+OUT = Path("runs/arms")
+# A pair is two images, so the weighted arms get batches of twice as many examples.
+WEIGHTED = ("objective=srum", "objective.negative_weights=saturate", "train.batch=96")
+ARMS: dict[str, tuple[str, ...]] = {
+    "uniform": ("aggregator=uniform", *WEIGHTED),
+    "shuffled": ("aggregator=shuffled", *WEIGHTED),
+    "global-only": ("aggregator=global-only", *WEIGHTED),
+    "local-only": ("aggregator=local-only", *WEIGHTED),
+    "srum": ("aggregator=srum", *WEIGHTED),
+    "srum-release": ("aggregator=srum-release", *WEIGHTED),
+    "paired": ("aggregator=srum", "objective=paired"),
+    "paired, shuffled": ("aggregator=shuffled", "objective=paired"),
+}
+"""Arms by name; budget, seeds and everything else are those of configs/demo.yaml."""
+
+
+def run(seed: int, arms: list[str], extra: list[str]) -> list[dict[str, Any]]:
+    """The arms of one seed, one after the other, on one core."""
+    rows = []
+    for arm in arms:
+        folder = OUT / f"seed-{seed}"
+        command = [str(Path(sys.executable).parent / "srum"), "run", "configs/demo.yaml", f"run.seed={seed}"]
+        command += [f"run.directory={folder}", "tracking.enabled=false", *ARMS[arm], *extra]
+        subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
+        summary = json.loads((folder / "summary.json").read_text())
+        summary["verdicts"] = verdicts(command[2], command[3:])
+        rows.append({"arm": arm, "seed": seed, "command": " ".join(["srum", *command[1:]]), **summary})
+        print(f"seed {seed}  {arm:18s}", *(cell(summary[split]) for split in SPLITS), flush=True)
+    return rows
+
+
+SPLITS = ("in_domain", "out_of_domain")
+
+
+def verdicts(config: str, overrides: list[str]) -> dict[str, list[float]]:
+    """``full`` of every evaluated image, by split, in the order of the benchmark's prompts."""
+    host = PluginHost.load()
+    session = Session(load(Path(config), overrides, host), host)
+    found: dict[str, list[float]] = {}
+    for record in evaluate.shards(session, session.directory(evaluate.STAGE)).read():
+        found.setdefault(record.split, []).append(record.values["full"])
+    return found
+
+
+def cell(figures: dict[str, Any]) -> str:
+    low, high = figures["ci95"]
+    return f"{figures['delta']:+.3f} [{low:+.3f}, {high:+.3f}]"
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: each seed's delta of full accuracy with its 95 % interval, and the mean over seeds."""
+    seeds = sorted({row["seed"] for row in rows})
+    lines = ["| arm | split | " + " | ".join(f"seed {seed}" for seed in seeds) + " | mean |"]
+    lines.append("|---" * (len(seeds) + 3) + "|")
+    for arm in ARMS:
+        for split in SPLITS:
+            found = {row["seed"]: row[split] for row in rows if row["arm"] == arm}
+            if found:
+                mean = np.mean([figures["delta"] for figures in found.values()])
+                cells = " | ".join(cell(found[seed]) if seed in found else "" for seed in seeds)
+                lines.append(f"| {arm} | {split.replace('_', '-')} | {cells} | {mean:+.3f} |")
+    return "\n".join(lines)
+
+
+def against(rows: list[dict[str, Any]], control: str) -> str:
+    """Markdown: each arm against a control of the same seed on the same prompts, paired."""
+    lines = [f"| arm minus {control} | split | " + " | ".join(f"seed {s}" for s in sorted({r["seed"] for r in rows}))]
+    lines[0] += " |"
+    lines.append("|---" * (lines[0].count("|") - 1) + "|")
+    controls = {row["seed"]: row for row in rows if row["arm"] == control}
+    for arm in [arm for arm in ARMS if arm != control]:
+        for split in SPLITS:
+            cells = []
+            for row in sorted((row for row in rows if row["arm"] == arm), key=lambda row: row["seed"]):
+                before, after = controls[row["seed"]]["verdicts"][split], row["verdicts"][split]
+                interval = paired_bootstrap(np.array(before), np.array(after))
+                cells.append(f"{interval.delta:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]")
+            if cells:
+                lines.append(f"| {arm} | {split.replace('_', '-')} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
+    parser.add_argument("--workers", type=int, default=2, help="seeds that run at the same time")
+    parser.add_argument("overrides", nargs="*", help="overrides for all arms, such as train.steps=200")
+    options = parser.parse_args()
+    with ThreadPoolExecutor(options.workers) as pool:
+        parts = pool.map(lambda seed: run(seed, options.arms, options.overrides), options.seeds)
+        rows = [row for part in parts for row in part]
+    OUT.mkdir(parents=True, exist_ok=True)
+    (OUT / "results.json").write_text(json.dumps(rows, indent=1))
+    print(table(rows), "\n")
+    if "uniform" in options.arms:
+        print(against(rows, "uniform"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""Who may import whom, read from the source of every file; and what the light commands load."""
+
+import ast
+import importlib.metadata
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PACKAGES = {Path(path).name: ROOT / path for path in PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]}
+CORE = "srum_plugins"
+FILES = [(name, file) for name, folder in PACKAGES.items() for file in sorted(folder.rglob("*.py"))]
+DOTTED = re.compile(rf"({'|'.join(PACKAGES)})(\.\w+)*")
+# Every plugin may use the core and itself; here is what else. The drawn world's model is a small BAGEL.
+ALSO = {"srum_shapes": {"srum_bagel"}}
+HEAVY = {"torch", "transformers", "diffusers", "mlflow", "scipy", "matplotlib", "safetensors"}
+
+
+def allowed(package: str) -> set[str]:
+    return {CORE, package} | ALSO.get(package, set())
+
+
+def imported(file: Path) -> Iterator[tuple[int, str]]:
+    """(line, module) of every import in a file, also inside functions and `if TYPE_CHECKING`, and of every text that is
+    the dotted name of one of our packages or of a module in it, as `import_module` would take it."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.lineno, node.module if node.level == 0 and node.module else "."
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and DOTTED.fullmatch(node.value):
+            yield node.lineno, node.value
+
+
+def root(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def test_the_packages_are_those_on_disk() -> None:
+    plugins = [
+        init.parent for kind in ("adapters", "grounders", "judges") for init in ROOT.glob(f"{kind}/*/__init__.py")
+    ]
+    assert set(PACKAGES.values()) == {ROOT / CORE, *plugins}
+    assert len(FILES) > 50
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_package_imports_of_ours_only_what_it_may(package: str) -> None:
+    wrong = [
+        f"{file.relative_to(ROOT)}:{line} uses {module}"
+        for owner, file in FILES
+        if owner == package
+        for line, module in imported(file)
+        if module == "." or (root(module) in PACKAGES and root(module) not in allowed(package))
+    ]
+    assert wrong == []
+
+
+def test_what_is_imported_is_declared() -> None:
+    names = {canonicalize_name(Requirement(line).name) for line in PROJECT["project"]["dependencies"]}
+    names.add("pyyaml")  # comes with OmegaConf, which raises its errors
+    dists = importlib.metadata.packages_distributions()
+    wrong = [
+        f"{file.relative_to(ROOT)}:{line} imports {module}, which no dependency in pyproject.toml provides"
+        for _, file in FILES
+        for line, module in imported(file)
+        if root(module) not in {*sys.stdlib_module_names, *PACKAGES}
+        and not names & {canonicalize_name(dist) for dist in dists.get(root(module), [])}
+    ]
+    assert wrong == []
+
+
+def test_the_check_sees_imports_wherever_they_are(tmp_path: Path) -> None:
+    file = tmp_path / "module.py"
+    file.write_text(
+        "import a.b\nfrom c import d\nfrom . import e\nif TYPE_CHECKING:\n    import f\n"
+        "def g():\n    from srum_shapes.world import h\n    import_module('srum_bagel.model')\n    'srum_bagels'\n"
+    )
+    found = {module for _, module in imported(file)}
+    assert found == {"a.b", "c", ".", "f", "srum_shapes.world", "srum_bagel.model"}
+
+
+@pytest.mark.parametrize(
+    "commands",
+    [
+        [["srum", "--help"], ["srum", "plugins"], ["srum", "plugins", "--json"]],
+        [["srum", "config", str(ROOT / "configs/demo.yaml")], ["srum", "run", "nowhere.yaml"]],
+        [["srum-shapes", "pretrain", "--help"]],
+    ],
+    ids=["what is there", "what would run", "srum-shapes"],
+)
+def test_light_commands_load_nothing_heavy(commands: list[list[str]]) -> None:
+    """In one fresh process, because imports of this one do not count."""
+    code = f"""
+import contextlib, io, json, sys
+from importlib.metadata import entry_points
+codes = []
+for name, *arguments in {commands!r}:
+    (main,) = entry_points(group="console_scripts", name=name)
+    with contextlib.redirect_stdout(io.StringIO()):
+        try:
+            codes.append(main.load()(arguments))
+        except SystemExit as exit:
+            codes.append(exit.code)
+print(json.dumps([codes, sorted(sys.modules)]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    codes, modules = json.loads(done.stdout)
+    assert codes == [2 if "nowhere.yaml" in command else 0 for command in commands], done.stderr
+    assert "srum_plugins" in modules
+    assert HEAVY & set(modules) == set()

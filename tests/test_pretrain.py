@@ -1,0 +1,275 @@
+"""The recipe of the shipped checkpoint, on a model small enough to be trained in a second."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from srum_bagel.autoencoder import build_autoencoder, to_pixels
+from srum_bagel.config import AutoencoderConfig, BagelConfig
+from srum_bagel.model import Bagel
+from srum_bagel.packing import Piece, pack
+from srum_shapes import oracle, pretrain
+from srum_shapes.adapter import build
+from srum_shapes.architecture import autoencoder_config
+from srum_shapes.cli import main
+from srum_shapes.options import AdapterOptions, Recipe
+from srum_shapes.prompts import parse
+from srum_shapes.vocabulary import BOI, EOI, EOS, decode
+from tiny_bagel import tiny_config
+
+from srum_plugins.errors import ConfigError
+
+RECIPE = Recipe(
+    autoencoder_steps=3,
+    autoencoder_batch=4,
+    steps=24,
+    images=2,
+    questions=3,
+    captions=4,
+    warmup=4,
+    checkpoint_every=9,
+)
+FLAGS = [f"--{name.replace('_', '-')}={value}" for name, value in dataclasses.asdict(RECIPE).items()]
+PATCHES = 64
+
+
+def tiny_autoencoder(scale: float = 1.0, shift: float = 0.0) -> AutoencoderConfig:
+    config = autoencoder_config(scale, shift)
+    return dataclasses.replace(
+        config, arguments={**config.arguments, "block_out_channels": [4, 4, 4], "norm_num_groups": 2}
+    )
+
+
+def tiny_bagel(scale: float = 1.0, shift: float = 0.0) -> BagelConfig:
+    return dataclasses.replace(tiny_config(), vae=tiny_autoencoder(scale, shift), latent_patch_size=1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_architecture() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pretrain, "autoencoder_config", tiny_autoencoder)
+        patch.setattr(pretrain, "bagel_config", tiny_bagel)
+        yield
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that nobody disturbed."""
+    folder = tmp_path_factory.mktemp("straight")
+    pretrain.pretrain(RECIPE, folder)
+    return folder
+
+
+# --- data -------------------------------------------------------------------------------------------------------------
+def branches(sample: list[Piece], ids: Iterator[int], targets: Iterator[int]) -> dict[int, list[tuple[int, int, int]]]:
+    """(piece, token, target) of every text token of a sample, by branch, in packed order."""
+    found: dict[int, list[tuple[int, int, int]]] = {}
+    for number, piece in enumerate(sample):
+        expected = piece.ids or (BOI, EOI)
+        for token in expected:
+            assert next(ids) == token
+            found.setdefault(piece.branch, []).append((number, token, next(targets)))
+    return found
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 5), st.integers(0, 10**6), st.integers(1, 4), st.integers(1, 5))
+def test_every_target_is_the_next_token_of_its_branch(seed: int, step: int, images: int, questions: int) -> None:
+    recipe = dataclasses.replace(RECIPE, seed=seed, images=images, questions=questions)
+    batch = pretrain.question_batch(recipe, step, PATCHES)
+    packed = pack(batch.pieces, BOI, EOI)
+    assert len(batch.pictures) == len(batch.pieces) == images
+    assert batch.targets.shape == packed.text_ids.shape
+    ids, targets = iter(packed.text_ids.tolist()), iter(batch.targets.tolist())
+    for sample in batch.pieces:
+        found = branches(sample, ids, targets)
+        trunk = found.pop(0)
+        assert all(target == pretrain.IGNORE for _, _, target in trunk)
+        assert len(found) >= questions
+        for tokens in found.values():
+            last = tokens[-1][0]
+            for (piece, _, target), (_, following, _) in zip(tokens, [*tokens[1:], (0, EOS, 0)], strict=True):
+                assert target == (following if piece == last else pretrain.IGNORE)
+
+
+def test_a_batch_is_a_function_of_seed_and_step() -> None:
+    def data(seed: int, step: int) -> list[Any]:
+        recipe = dataclasses.replace(RECIPE, seed=seed)
+        asked, told = pretrain.question_batch(recipe, step, PATCHES), pretrain.caption_batch(recipe, step)
+        return [asked.pictures.tolist(), asked.pieces, asked.targets.tolist(), told.pictures.tolist(), told.captions]
+
+    assert data(3, 7) == data(3, 7)
+    for other in (data(3, 8), data(4, 7)):
+        assert all(mine != theirs for mine, theirs in zip(data(3, 7), other, strict=True))
+
+
+@pytest.mark.parametrize("noise", [0.0, 1.0])
+def test_captions_are_true_but_for_the_stated_share(noise: float) -> None:
+    recipe = dataclasses.replace(RECIPE, captions=100, caption_noise=noise, caption_dropout=0.0)
+    batch = pretrain.caption_batch(recipe, 0)
+    for picture, ids in zip(batch.pictures, batch.captions, strict=True):
+        assert ids is not None
+        assert oracle.score(parse(decode(ids)), picture.numpy())["full"] == 1.0 - noise
+
+
+def test_captions_are_dropped_in_the_stated_share() -> None:
+    batch = pretrain.caption_batch(dataclasses.replace(RECIPE, captions=300, caption_dropout=0.4), 0)
+    dropped = sum(ids is None for ids in batch.captions)
+    assert abs(dropped / 300 - 0.4) < 4 * math.sqrt(0.4 * 0.6 / 300)
+
+
+# --- losses -----------------------------------------------------------------------------------------------------------
+def test_the_packed_loss_is_that_of_the_questions_one_by_one() -> None:
+    torch.manual_seed(0)
+    model = Bagel(tiny_bagel())
+    batch = pretrain.question_batch(RECIPE, 5, PATCHES)
+    losses = []
+    with torch.no_grad():
+        packed_loss = pretrain.question_loss(model, batch)
+        for picture, (image, *texts) in zip(batch.pictures, batch.pieces, strict=True):
+            for branch in sorted({piece.branch for piece in texts}):
+                pieces = [image, *(piece for piece in texts if piece.branch == branch)]
+                packed = model.pack([pieces])
+                und, _ = model.hidden(packed, model.vision_tokens(to_pixels(picture[None])).flatten(0, 1), None)
+                answer = pieces[-1].ids
+                logits = model.language_model.lm_head(und[packed.text_rows[-len(answer) :]])
+                losses.append(F.cross_entropy(logits, torch.tensor([*answer[1:], EOS]), reduction="none"))
+    torch.testing.assert_close(packed_loss, torch.cat(losses).mean())
+
+
+def test_the_velocity_loss_of_an_untrained_head_is_the_power_of_its_target() -> None:
+    """The head starts at zero, so that the loss is E (noise - x0)^2 = 1 + x0^2, whatever the caption."""
+    torch.manual_seed(0)
+    model = Bagel(tiny_bagel())
+    pretrain.initialise(model)
+    latents = torch.full((6, 8, 8, 8), 2.0)
+    captions: list[list[int] | None] = [None, [5, 6], None, [7], [8], None]
+    with torch.no_grad():
+        loss = pretrain.caption_loss(model, latents, captions, torch.Generator().manual_seed(0))
+    assert loss.item() == pytest.approx(5.0, abs=0.3)
+
+
+@given(st.integers(1, 500), st.integers(1, 60), st.floats(0.05, 1.0))
+def test_rates_rise_stay_and_fall_to_almost_nothing(steps: int, warmup: int, share: float) -> None:
+    rates = [pretrain.rate(step, steps, warmup, share) for step in range(steps)]
+    assert all(0.0 < rate <= 1.0 for rate in rates)
+    peak = rates.index(max(rates))
+    assert rates[: peak + 1] == sorted(rates[: peak + 1])
+    assert rates[peak:] == sorted(rates[peak:], reverse=True)
+    assert rates[0] == pytest.approx(1 / warmup)
+    assert rates[-1] <= 1 / (share * steps)
+
+
+# --- runs -------------------------------------------------------------------------------------------------------------
+def plain(state: Any) -> Any:
+    """Tensors as their bytes, in the mappings and lists that hold them."""
+    if isinstance(state, torch.Tensor):
+        return state.dtype, tuple(state.shape), state.numpy().tobytes()
+    if isinstance(state, dict):
+        return {key: plain(value) for key, value in state.items()}
+    return [plain(value) for value in state] if isinstance(state, list) else state
+
+
+@pytest.mark.parametrize("stop", [4, 22])  # before the first checkpoint, and after the second, at 18
+def test_some_steps_a_stop_and_the_rest_are_a_straight_run(
+    straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
+) -> None:
+    whole = pretrain.understanding_step
+
+    def interrupted(model: Bagel, recipe: Recipe, step: int) -> float:
+        if step == stop:
+            raise KeyboardInterrupt
+        return whole(model, recipe, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pretrain, "understanding_step", interrupted)
+        assert main(["pretrain", str(tmp_path), *FLAGS]) == 130
+    monkeypatch.setattr(pretrain, "train_autoencoder", None)  # it is there already
+    assert main(["pretrain", str(tmp_path), *FLAGS]) == 0
+
+    for file in sorted((straight / "model").iterdir()):
+        assert (tmp_path / "model" / file.name).read_bytes() == file.read_bytes(), file.name
+    mine, theirs = (plain(torch.load(folder / "state.pt", weights_only=True)) for folder in (tmp_path, straight))
+    assert mine == theirs
+    mine, theirs = (
+        [{**json.loads(line), "seconds": 0} for line in (folder / "log.jsonl").read_text().splitlines()]
+        for folder in (tmp_path, straight)
+    )
+    assert [row["step"] for row in mine] == [0, 20]
+    assert mine == theirs
+
+
+def test_a_finished_run_stays_as_it_is(straight: Path) -> None:
+    files = {file: file.read_bytes() for file in straight.rglob("*") if file.is_file()}
+    pretrain.pretrain(RECIPE, straight)
+    assert {file: file.read_bytes() for file in straight.rglob("*") if file.is_file()} == files
+
+
+def test_training_moves_every_part_of_the_model(straight: Path) -> None:
+    torch.manual_seed(RECIPE.seed)
+    start = Bagel(tiny_bagel())
+    pretrain.initialise(start)
+    end = torch.load(straight / "state.pt", weights_only=True)["model"]
+    still = {name for name, parameter in start.named_parameters() if torch.equal(parameter, end[name])}
+    assert still == {name for name, parameter in start.named_parameters() if not parameter.requires_grad}
+
+
+def test_the_finished_folder_loads_as_the_adapter(straight: Path) -> None:
+    adapter = build(AdapterOptions(str(straight / "model")), "cpu")
+    state = torch.load(straight / "state.pt", weights_only=True)
+    torch.testing.assert_close(dict(adapter.model.state_dict()), state["model"], rtol=0, atol=0)
+
+    saved = torch.load(straight / "autoencoder.pt", weights_only=True)
+    trained = build_autoencoder(tiny_autoencoder(saved["scale"], saved["shift"]))
+    trained.load_state_dict(saved["model"])
+    pixels = to_pixels(pretrain.caption_batch(RECIPE, 0).pictures)
+    with torch.no_grad():
+        latents = adapter.autoencoder.encode(pixels)
+        assert torch.equal(latents, trained.encode(pixels))
+    assert latents.shape == (4, 8, 8, 8)
+
+
+def test_latents_have_unit_spread_around_zero() -> None:
+    auto = pretrain.train_autoencoder(dataclasses.replace(RECIPE, seed=1))
+    pictures = pretrain.caption_batch(dataclasses.replace(RECIPE, captions=200), 0).pictures
+    with torch.no_grad():
+        latents = auto.encode(to_pixels(pictures))
+    assert latents.mean().item() == pytest.approx(0.0, abs=0.1)
+    assert latents.std().item() == pytest.approx(1.0, abs=0.1)
+
+
+# --- mistakes ---------------------------------------------------------------------------------------------------------
+def test_another_recipe_in_the_same_folder_is_refused_and_named(
+    straight: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = (straight / "recipe.json").read_bytes()
+    assert main(["pretrain", str(straight), *FLAGS, "--steps=25", "--caption-noise=0.5"]) == 2
+    printed = capsys.readouterr()
+    assert "begun with another recipe (caption_noise was 0.45, is 0.5; steps was 24, is 25)" in printed.err
+    assert "Traceback" not in printed.err
+    assert (straight / "recipe.json").read_bytes() == kept
+    with pytest.raises(ConfigError, match="seed was 0, is 1"):
+        pretrain.pretrain(dataclasses.replace(RECIPE, seed=1), straight)
+
+
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [
+        ("--steps=0", "pretrain.steps must be at least 1"),
+        ("--decay-share=0", "pretrain.decay_share must lie in (0, 1]"),
+    ],
+)
+def test_settings_without_sense_are_refused_before_anything_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flag: str, words: str
+) -> None:
+    assert main(["pretrain", str(tmp_path / "run"), flag]) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
