@@ -5,11 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from srum_plugins import commands
+from srum_plugins.config import SLOTS
 from srum_plugins.contracts import Capability
 from srum_plugins.errors import CapabilityError, ConfigError
 from srum_plugins.gate import STAGE_NEEDS, STAGE_OF_SLOT, check
 from srum_plugins.host import Registered
 from srum_plugins.providers import Kind, Provider
+from srum_plugins.stages.pipeline import NAMES
 
 
 @dataclass(frozen=True)
@@ -80,3 +83,10 @@ def test_without_a_missing_capability_it_is_a_config_error() -> None:
         check(adapter(modules=("nowhere",), extra="pip install nowhere"), {}, [])
     with pytest.raises(ConfigError, match="cannot say what it needs: ValueError: 'fly' is not a valid Capability"):
         check(adapter(), {"judge": asking("judge", needs=lambda options: {"fly"})}, ["judge"])
+
+
+def test_gate_commands_and_pipeline_know_the_same_stages() -> None:
+    """They are written three times, because neither help nor the gate may wait for the stages' imports."""
+    assert list(STAGE_NEEDS) == list(commands.STAGES) == list(NAMES)
+    assert set(STAGE_OF_SLOT) == set(SLOTS) - {"adapter"}
+    assert set(STAGE_OF_SLOT.values()) == set(NAMES)

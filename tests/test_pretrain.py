@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from srum_bagel.autoencoder import build_autoencoder, to_pixels
+from srum_bagel.autoencoder import KLAutoencoder, build_autoencoder, to_pixels
 from srum_bagel.config import AutoencoderConfig, BagelConfig
 from srum_bagel.model import Bagel
 from srum_bagel.packing import Piece, pack
@@ -31,9 +31,13 @@ RECIPE = Recipe(
     autoencoder_steps=3,
     autoencoder_batch=4,
     steps=24,
+    turn=12,
     images=2,
     questions=3,
     captions=4,
+    later_images=2,
+    later_questions=3,
+    later_captions=6,
     warmup=4,
     checkpoint_every=9,
 )
@@ -83,7 +87,8 @@ def branches(sample: list[Piece], ids: Iterator[int], targets: Iterator[int]) ->
 @settings(max_examples=25)
 @given(st.integers(0, 5), st.integers(0, 10**6), st.integers(1, 4), st.integers(1, 5))
 def test_every_target_is_the_next_token_of_its_branch(seed: int, step: int, images: int, questions: int) -> None:
-    recipe = dataclasses.replace(RECIPE, seed=seed, images=images, questions=questions)
+    counts = {"images": images, "questions": questions, "later_images": images, "later_questions": questions}
+    recipe = dataclasses.replace(RECIPE, seed=seed, **counts)
     batch = pretrain.question_batch(recipe, step, PATCHES)
     packed = pack(batch.pieces, BOI, EOI)
     assert len(batch.pictures) == len(batch.pieces) == images
@@ -118,6 +123,16 @@ def test_captions_are_true_but_for_the_stated_share(noise: float) -> None:
     for picture, ids in zip(batch.pictures, batch.captions, strict=True):
         assert ids is not None
         assert oracle.score(parse(decode(ids)), picture.numpy())["full"] == 1.0 - noise
+
+
+def test_later_a_share_of_the_captions_are_layouts_and_a_third_of_the_questions_are_relations() -> None:
+    recipe = dataclasses.replace(RECIPE, later_images=40, later_captions=300, caption_dropout=0.0, layouts=0.5)
+    texts = [decode(ids) for ids in pretrain.caption_batch(recipe, recipe.turn).captions if ids is not None]
+    layouts = sum("<" in text for text in texts)
+    assert abs(layouts / 300 - 0.5) < 4 * math.sqrt(0.25 / 300)
+    asked = [piece for sample in pretrain.question_batch(recipe, recipe.turn, PATCHES).pieces for piece in sample]
+    relations = sum(decode(piece.ids).startswith("<bos> where is") for piece in asked if piece.ids)
+    assert relations > 40 / 2  # a scene that has a relation is asked about one for certain
 
 
 def test_captions_are_dropped_in_the_stated_share() -> None:
@@ -182,15 +197,15 @@ def plain(state: Any) -> Any:
 def test_some_steps_a_stop_and_the_rest_are_a_straight_run(
     straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
 ) -> None:
-    whole = pretrain.understanding_step
+    whole = pretrain.main_step
 
-    def interrupted(model: Bagel, recipe: Recipe, step: int) -> float:
+    def interrupted(model: Bagel, auto: KLAutoencoder, recipe: Recipe, step: int) -> float:
         if step == stop:
             raise KeyboardInterrupt
-        return whole(model, recipe, step)
+        return whole(model, auto, recipe, step)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pretrain, "understanding_step", interrupted)
+        patch.setattr(pretrain, "main_step", interrupted)
         assert main(["pretrain", str(tmp_path), *FLAGS]) == 130
     monkeypatch.setattr(pretrain, "train_autoencoder", None)  # it is there already
     assert main(["pretrain", str(tmp_path), *FLAGS]) == 0

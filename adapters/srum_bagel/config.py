@@ -25,6 +25,10 @@ class LanguageConfig:
     rope_theta: float = 1e6
     tie_word_embeddings: bool = False
 
+    def __post_init__(self) -> None:
+        if self.tie_word_embeddings:
+            raise CheckpointError("BAGEL's text head has weights of its own: tie_word_embeddings must be false")
+
     @property
     def head_dim(self) -> int:
         """Width of one attention head."""

@@ -40,17 +40,28 @@ class SamplingOptions(Sampling):
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings of a pretraining. Rates follow a linear warm-up and a linear decay to zero over the last part."""
+    """Settings of a pretraining. Rates follow a linear warm-up and a linear decay to zero over the last part.
+
+    The first ``turn`` steps see ``images`` pictures with an inventory and ``questions`` other questions each, beside
+    ``captions`` captioned pictures: understanding comes fast. The steps after it see ``later_images`` pictures with
+    ``later_questions`` questions, one in three about relations, and ``later_captions`` captioned pictures, of which a
+    share ``layouts`` is captioned by its inventory. Other captions are corrupted in a share ``caption_noise``.
+    """
 
     seed: int = 0
     autoencoder_steps: int = 700
     autoencoder_batch: int = 32
     autoencoder_lr: float = 2e-3
     latent_noise: float = 0.15
-    steps: int = 3300
+    steps: int = 3800
+    turn: int = 1000
     images: int = 32
     questions: int = 4
     captions: int = 48
+    later_images: int = 16
+    later_questions: int = 6
+    later_captions: int = 96
+    layouts: float = 0.5
     caption_noise: float = 0.45
     caption_dropout: float = 0.1
     muon_lr: float = 0.005
@@ -61,7 +72,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if isinstance(value, int) and name != "seed" and value < 1:
+            if isinstance(value, int) and name not in ("seed", "turn") and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         if not 0.0 < self.decay_share <= 1.0:
             raise ValueError(f"decay_share must lie in (0, 1], got {self.decay_share}")

@@ -32,9 +32,9 @@ from srum_plugins.runs.fingerprint import changes
 from srum_shapes.architecture import autoencoder_config, bagel_config
 from srum_shapes.options import Recipe
 from srum_shapes.prompts import corrupt, sample_facts
-from srum_shapes.questions import inventory, sample_items
+from srum_shapes.questions import Item, inventory, sample_item, sample_items
 from srum_shapes.vocabulary import BOS, EOS, encode
-from srum_shapes.world import render, sample_scene, scene_for
+from srum_shapes.world import Scene, render, sample_scene, scene_for
 
 console = Console()
 IGNORE = -100
@@ -61,15 +61,15 @@ class CaptionBatch:
 
 
 def question_batch(recipe: Recipe, step: int, patches: int) -> QuestionBatch:
-    """Fresh scenes, each with its inventory and several other questions, which do not see each other."""
+    """Fresh scenes with several questions each, which do not see each other."""
     rng = np.random.default_rng((recipe.seed, step, 0))
     pictures, samples, targets = [], [], []
-    for _ in range(recipe.images):
+    for _ in range(recipe.images if step < recipe.turn else recipe.later_images):
         scene = sample_scene(rng)
         pictures.append(render(scene, rng))
         pieces = [Piece(PieceKind.VISION, count=patches)]
         targets += [IGNORE, IGNORE]
-        for branch, item in enumerate([inventory(scene), *sample_items(scene, rng, recipe.questions)], start=1):
+        for branch, item in enumerate(scene_questions(recipe, step, scene, rng), start=1):
             question, answer = encode(item.question), encode(item.answer)
             pieces.append(Piece(PieceKind.TEXT, (BOS, *question, EOS), branch=branch))
             pieces.append(Piece(PieceKind.TEXT, (BOS, *answer), branch=branch))
@@ -78,15 +78,30 @@ def question_batch(recipe: Recipe, step: int, patches: int) -> QuestionBatch:
     return QuestionBatch(torch.from_numpy(np.stack(pictures)), samples, torch.tensor(targets))
 
 
+def scene_questions(recipe: Recipe, step: int, scene: Scene, rng: np.random.Generator) -> list[Item]:
+    """The questions of one scene: at first its inventory and any others, later every third one about a relation if the
+    scene has one."""
+    if step < recipe.turn:
+        return [inventory(scene), *sample_items(scene, rng, recipe.questions)]
+    wanted = [sample_item(scene, rng, "relation") for _ in range(recipe.later_questions // 3)]
+    relations = [item for item in wanted if item is not None]
+    return relations + sample_items(scene, rng, recipe.later_questions - len(relations))
+
+
 def caption_batch(recipe: Recipe, step: int) -> CaptionBatch:
-    """Scenes that make a caption true, and that caption, corrupted in a share of them."""
+    """Scenes that make a caption true, and that caption, corrupted in a share of them. Later a share of the pictures
+    is captioned by its inventory, which is always right."""
     rng = np.random.default_rng((recipe.seed, step, 1))
+    early = step < recipe.turn
     pictures, captions = [], []
-    for _ in range(recipe.captions):
+    for _ in range(recipe.captions if early else recipe.later_captions):
         facts = sample_facts(rng)
-        pictures.append(render(scene_for(facts, rng), rng))
-        told = corrupt(facts, rng) if rng.random() < recipe.caption_noise else facts
-        captions.append(None if rng.random() < recipe.caption_dropout else encode(told.text))
+        scene = scene_for(facts, rng)
+        pictures.append(render(scene, rng))
+        told = corrupt(facts, rng).text if rng.random() < recipe.caption_noise else facts.text
+        if not early and rng.random() < recipe.layouts:
+            told = inventory(scene).answer
+        captions.append(None if rng.random() < recipe.caption_dropout else encode(told))
     return CaptionBatch(torch.from_numpy(np.stack(pictures)), captions)
 
 
@@ -215,7 +230,7 @@ def pretrain(recipe: Recipe, folder: Path) -> None:
     optimizer = optimizers(model, recipe)
     start = load_state(folder, model, optimizer)
     keep_log(folder / "log.jsonl", start)
-    # Two threads of one core each, one a half of the model, waste less than one operation spread over two cores.
+    # Two threads of one core each, with a part of the batch each, waste less than every operation spread over two.
     # Each parameter's gradient is then the sum of at most two terms, so the order in which they come does not matter.
     torch.set_num_threads(1)
     began = time.monotonic()
@@ -226,9 +241,9 @@ def pretrain(recipe: Recipe, folder: Path) -> None:
                 for group in each.param_groups:
                     group["lr"] = base * factor
                 each.zero_grad(set_to_none=True)
-            generating = side.submit(generation_step, model, auto, recipe, step)
-            asked = understanding_step(model, recipe, step)
-            drawn = generating.result()
+            asking = side.submit(side_step, model, auto, recipe, step)
+            drawn = main_step(model, auto, recipe, step)
+            asked = asking.result()
             norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             for each in optimizer:
                 each.step()
@@ -273,23 +288,40 @@ def keep_log(file: Path, start: int) -> None:
         write_bytes(file, "".join(line for line in lines if json.loads(line)["step"] < start).encode())
 
 
-def understanding_step(model: Bagel, recipe: Recipe, step: int) -> float:
-    """Forward and backward of one batch of questions; returns the loss."""
+def side_step(model: Bagel, auto: KLAutoencoder, recipe: Recipe, step: int) -> float:
+    """Forward and backward of the questions and, later, of a third of the captions; returns the questions' loss."""
     patches = (model.config.vit.image_size // model.config.vit.patch_size) ** 2
     loss = question_loss(model, question_batch(recipe, step, patches))
-    torch.autograd.backward(loss)
-    return loss.item()
-
-
-def generation_step(model: Bagel, auto: KLAutoencoder, recipe: Recipe, step: int) -> float:
-    """Forward and backward of one batch of captions; returns the loss."""
+    total = loss
     batch = caption_batch(recipe, step)
-    with torch.no_grad():
-        latents = auto.encode(to_pixels(batch.pictures))
-    generator = torch.Generator().manual_seed(recipe.seed * 10**6 + step)
-    loss = caption_loss(model, latents, batch.captions, generator)
-    torch.autograd.backward(loss)
+    count = len(batch.captions)
+    aside = aside_count(recipe, step, count)
+    if aside:
+        total = loss + aside / count * velocity_loss(model, auto, batch, slice(0, aside), recipe.seed * 10**6 - step)
+    torch.autograd.backward(total)
     return loss.item()
+
+
+def main_step(model: Bagel, auto: KLAutoencoder, recipe: Recipe, step: int) -> float:
+    """Forward and backward of the other captions; returns their loss."""
+    batch = caption_batch(recipe, step)
+    count = len(batch.captions)
+    aside = aside_count(recipe, step, count)
+    loss = velocity_loss(model, auto, batch, slice(aside, count), recipe.seed * 10**6 + step)
+    torch.autograd.backward((count - aside) / count * loss)
+    return loss.item()
+
+
+def aside_count(recipe: Recipe, step: int, captions: int) -> int:
+    """How many captions go with the questions, so that both threads have the same work."""
+    return 0 if step < recipe.turn else captions // 3
+
+
+def velocity_loss(model: Bagel, auto: KLAutoencoder, batch: CaptionBatch, part: slice, seed: int) -> Tensor:
+    """:func:`caption_loss` of a part of a batch."""
+    with torch.no_grad():
+        latents = auto.encode(to_pixels(batch.pictures[part]))
+    return caption_loss(model, latents, batch.captions[part], torch.Generator().manual_seed(seed))
 
 
 def save_state(folder: Path, model: Bagel, optimizer: list[torch.optim.Optimizer], step: int) -> None:
