@@ -220,7 +220,7 @@ def _check_keys(data: Mapping[str, Any]) -> None:
 
 def _override(data: dict[str, Any], overrides: Sequence[str]) -> None:
     """Apply overrides in place. Words that choose a provider come first, so that the order does not matter."""
-    parsed = [_parse(override) for override in overrides]
+    parsed = [parse_override(override) for override in overrides]
     _check_keys({key.split(".")[0]: None for key, _ in parsed})
     for key, value in parsed:
         slot, _, setting = key.partition(".")
@@ -247,7 +247,8 @@ def _override(data: dict[str, Any], overrides: Sequence[str]) -> None:
         node[rest[-1]] = value
 
 
-def _parse(override: str) -> tuple[str, Any]:
+def parse_override(override: str) -> tuple[str, Any]:
+    """Key and value of ``key=value``, the value read as YAML."""
     key, equals, text = override.partition("=")
     key = key.strip()
     if not equals or not key or any(not part for part in key.split(".")):

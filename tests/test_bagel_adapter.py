@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,10 +16,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from srum_bagel.adapter import FlowPrediction
 from srum_bagel.autoencoder import patchify, unpatchify
-from srum_bagel.checkpoint import WEIGHTS, load_model
+from srum_bagel.checkpoint import CONFIG, WEIGHTS, load_model
 from srum_bagel.options import Sampling
 from srum_bagel.packing import Piece, PieceKind
-from srum_bagel.sampler import schedule
+from srum_bagel.sampler import sample, schedule
 from srum_shapes.prompts import prompt_list
 from srum_shapes.world import render, sample_scene
 from tiny_bagel import tiny_adapter
@@ -100,9 +101,22 @@ def test_long_choices_are_scored_with_their_end() -> None:
     assert found == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.parametrize("choices", [(), ("yes", "")])
+def test_questions_without_choices_are_refused(choices: tuple[str, ...]) -> None:
+    with pytest.raises(ContractError, match="'how many objects \\?' needs choices"):
+        tiny_adapter().choice_logprobs([Question(pictures(1)[0], "how many objects ?", choices)])
+
+
+@pytest.mark.parametrize("setting", [{"points": 1}, {"shift": 0.0}, {"interval": (1.0, 0.4)}, {"renorm_min": 1.5}])
+def test_impossible_sampling_is_refused(setting: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"^{next(iter(setting))} must"):
+        Sampling(**setting)
+
+
 def test_answers_do_not_depend_on_their_batch() -> None:
     adapter = tiny_adapter()
-    questions = [Question(image, "how many objects ?") for image in pictures(5)]
+    texts = ("how many objects ?", "find red circle", "is there a blue square ?")  # of different lengths
+    questions = [Question(image, texts[number % 3]) for number, image in enumerate(pictures(5))]
     together = adapter.answer(questions)
     assert together == [adapter.answer([question])[0] for question in questions]
     assert all(len(text.split()) <= adapter.dialect.longest_answer for text in together)
@@ -205,6 +219,25 @@ def test_whole_sequences_and_cached_contexts_agree() -> None:
     torch.testing.assert_close(adapter.model.denoise(block, context, noisy, 0.7), whole, atol=1e-5, rtol=0)
 
 
+def test_forwards_stay_on_the_device_of_the_model() -> None:
+    """Tensors on ``meta`` hold no numbers, and like those of a GPU they do not mix with the CPU's."""
+    adapter = tiny_adapter()
+    model = adapter.model.to("meta")
+    latents = adapter.encode(pictures(2))
+    draws = dataclasses.replace(adapter.draw(latents, torch.Generator()), drop=torch.tensor([True, False]))
+    adapter.start_training()
+    prediction, base = (adapter.predict(PROMPTS[:2], latents, draws, base=base) for base in (False, True))
+    (prediction.token_losses(latents) + prediction.token_distance(base)).mean().backward()
+    with torch.no_grad():
+        context = model.prefill([[model.text(adapter.dialect.encode(prompt.text))] for prompt in PROMPTS[:2]], None)
+        tokens = sample(model, context, model.empty_cache(2), torch.zeros(2, 64, 48, device="meta"), (8, 8), SAMPLING)
+        vision, rows = adapter._see(pictures(2))
+        image = Piece(PieceKind.VISION, count=vision.shape[1])
+        context = model.prefill([[image], [image, model.text([5])]], vision[rows].flatten(0, 1))
+        logits, context = model.next_logits(torch.ones(2, dtype=torch.long, device="meta"), context)
+    assert {part.device.type for part in (latents, prediction.velocity, tokens, logits, context.ends)} == {"meta"}
+
+
 def test_save_and_load(tmp_path: Path) -> None:
     adapter, other = tiny_adapter(0), tiny_adapter(1)
     train_a_little(adapter, adapter.start_training())
@@ -214,6 +247,22 @@ def test_save_and_load(tmp_path: Path) -> None:
     for name, tensor in adapter.model.state_dict().items():
         assert torch.equal(other.model.state_dict()[name], tensor)
         assert torch.equal(loaded.state_dict()[name], tensor)
+
+
+def test_a_model_of_another_config_is_not_loaded(tmp_path: Path) -> None:
+    adapter = tiny_adapter()
+    adapter.save(tmp_path)
+    file = tmp_path / CONFIG
+    text = file.read_text()
+    file.write_text(text.replace('"timestep_shift": 2.0', '"timestep_shift": 3.0'))  # of the same tensors
+    with pytest.raises(CheckpointError, match="another config"):
+        adapter.load_trained(tmp_path)
+    file.write_text(text.replace('"llm"', '"lm"'))
+    with pytest.raises(CheckpointError, match=r"not a BAGEL config.*lm"):
+        load_model(tmp_path, torch.device("cpu"))
+    file.write_text(text[:-20])
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_model(tmp_path, torch.device("cpu"))
 
 
 def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from srum_bagel.autoencoder import patchify, unpatchify
+from srum_bagel.autoencoder import patchify
 from srum_bagel.config import AutoencoderConfig, BagelConfig, LanguageConfig, SpecialTokens, VisionConfig
 from srum_bagel.model import Bagel
 from srum_bagel.options import Sampling
@@ -31,9 +31,7 @@ def model() -> Bagel:
     raw = json.loads((GOLDEN / "config.json").read_text())
     config = BagelConfig(
         llm=LanguageConfig(**raw["llm"]),
-        vit=VisionConfig(
-            **{key: raw["vit"][key] for key in raw["vit"]},
-        ),
+        vit=VisionConfig(**raw["vit"]),
         vae=AutoencoderConfig(downsample=raw["vae"]["downsample"], z_channels=raw["vae"]["z_channels"]),
         tokens=SpecialTokens(**raw["tokens"]),
         latent_patch_size=raw["latent_patch_size"],
@@ -118,8 +116,3 @@ def test_understanding(model: Bagel, tensors: dict[str, torch.Tensor], name: str
     torch.testing.assert_close(logits, tensors[f"und.{name}.first_logits"], **CLOSE)
     ids = [model.config.tokens.bos, *greedy(model, context, case["max_length"] - 1)[0]]
     assert ids == tensors[f"und.{name}.greedy"].tolist()
-
-
-def test_patchify_round_trip() -> None:
-    latents = torch.arange(2 * 3 * 4 * 6, dtype=torch.float32).reshape(2, 3, 4, 6)
-    assert torch.equal(unpatchify(patchify(latents, 2), 2, 2, 3), latents)

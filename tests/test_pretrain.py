@@ -20,7 +20,7 @@ from srum_shapes import oracle, pretrain
 from srum_shapes.adapter import build
 from srum_shapes.architecture import autoencoder_config
 from srum_shapes.cli import main
-from srum_shapes.options import AdapterOptions, Recipe
+from srum_shapes.options import AdapterOptions, Phase, Recipe
 from srum_shapes.prompts import parse
 from srum_shapes.vocabulary import BOI, EOI, EOS, decode
 from tiny_bagel import tiny_config
@@ -30,19 +30,20 @@ from srum_plugins.errors import ConfigError
 RECIPE = Recipe(
     autoencoder_steps=3,
     autoencoder_batch=4,
-    steps=24,
-    turn=12,
-    images=2,
-    questions=3,
-    captions=4,
-    later_images=2,
-    later_questions=3,
-    later_captions=6,
+    phases=[
+        Phase(until=12, images=2, questions=3, captions=4),
+        Phase(until=24, images=2, questions=3, captions=6, inventory=False, relations=1, layouts=0.5, aside=2),
+    ],
     warmup=4,
     checkpoint_every=9,
 )
-FLAGS = [f"--{name.replace('_', '-')}={value}" for name, value in dataclasses.asdict(RECIPE).items()]
+SETTINGS = [f"{name}={json.dumps(value)}" for name, value in dataclasses.asdict(RECIPE).items()]
 PATCHES = 64
+
+
+def with_counts(**counts: int) -> Recipe:
+    """The recipe with these counts in every phase."""
+    return dataclasses.replace(RECIPE, phases=[dataclasses.replace(p, **counts) for p in RECIPE.phases])
 
 
 def tiny_autoencoder(scale: float = 1.0, shift: float = 0.0) -> AutoencoderConfig:
@@ -87,8 +88,7 @@ def branches(sample: list[Piece], ids: Iterator[int], targets: Iterator[int]) ->
 @settings(max_examples=25)
 @given(st.integers(0, 5), st.integers(0, 10**6), st.integers(1, 4), st.integers(1, 5))
 def test_every_target_is_the_next_token_of_its_branch(seed: int, step: int, images: int, questions: int) -> None:
-    counts = {"images": images, "questions": questions, "later_images": images, "later_questions": questions}
-    recipe = dataclasses.replace(RECIPE, seed=seed, **counts)
+    recipe = dataclasses.replace(with_counts(images=images, questions=questions), seed=seed)
     batch = pretrain.question_batch(recipe, step, PATCHES)
     packed = pack(batch.pieces, BOI, EOI)
     assert len(batch.pictures) == len(batch.pieces) == images
@@ -118,7 +118,7 @@ def test_a_batch_is_a_function_of_seed_and_step() -> None:
 
 @pytest.mark.parametrize("noise", [0.0, 1.0])
 def test_captions_are_true_but_for_the_stated_share(noise: float) -> None:
-    recipe = dataclasses.replace(RECIPE, captions=100, caption_noise=noise, caption_dropout=0.0)
+    recipe = dataclasses.replace(with_counts(captions=100), caption_noise=noise, caption_dropout=0.0)
     batch = pretrain.caption_batch(recipe, 0)
     for picture, ids in zip(batch.pictures, batch.captions, strict=True):
         assert ids is not None
@@ -126,17 +126,17 @@ def test_captions_are_true_but_for_the_stated_share(noise: float) -> None:
 
 
 def test_later_a_share_of_the_captions_are_layouts_and_a_third_of_the_questions_are_relations() -> None:
-    recipe = dataclasses.replace(RECIPE, later_images=40, later_captions=300, caption_dropout=0.0, layouts=0.5)
-    texts = [decode(ids) for ids in pretrain.caption_batch(recipe, recipe.turn).captions if ids is not None]
+    recipe = dataclasses.replace(with_counts(images=40, captions=300), caption_dropout=0.0)
+    texts = [decode(ids) for ids in pretrain.caption_batch(recipe, 12).captions if ids is not None]
     layouts = sum("<" in text for text in texts)
     assert abs(layouts / 300 - 0.5) < 4 * math.sqrt(0.25 / 300)
-    asked = [piece for sample in pretrain.question_batch(recipe, recipe.turn, PATCHES).pieces for piece in sample]
+    asked = [piece for sample in pretrain.question_batch(recipe, 12, PATCHES).pieces for piece in sample]
     relations = sum(decode(piece.ids).startswith("<bos> where is") for piece in asked if piece.ids)
     assert relations > 40 / 2  # a scene that has a relation is asked about one for certain
 
 
 def test_captions_are_dropped_in_the_stated_share() -> None:
-    batch = pretrain.caption_batch(dataclasses.replace(RECIPE, captions=300, caption_dropout=0.4), 0)
+    batch = pretrain.caption_batch(dataclasses.replace(with_counts(captions=300), caption_dropout=0.4), 0)
     dropped = sum(ids is None for ids in batch.captions)
     assert abs(dropped / 300 - 0.4) < 4 * math.sqrt(0.4 * 0.6 / 300)
 
@@ -206,9 +206,9 @@ def test_some_steps_a_stop_and_the_rest_are_a_straight_run(
 
     with monkeypatch.context() as patch:
         patch.setattr(pretrain, "main_step", interrupted)
-        assert main(["pretrain", str(tmp_path), *FLAGS]) == 130
+        assert main(["pretrain", str(tmp_path), *SETTINGS]) == 130
     monkeypatch.setattr(pretrain, "train_autoencoder", None)  # it is there already
-    assert main(["pretrain", str(tmp_path), *FLAGS]) == 0
+    assert main(["pretrain", str(tmp_path), *SETTINGS]) == 0
 
     for file in sorted((straight / "model").iterdir()):
         assert (tmp_path / "model" / file.name).read_bytes() == file.read_bytes(), file.name
@@ -220,6 +220,13 @@ def test_some_steps_a_stop_and_the_rest_are_a_straight_run(
     )
     assert [row["step"] for row in mine] == [0, 20]
     assert mine == theirs
+
+
+def test_the_log_is_cut_back_to_the_state_also_where_a_kill_cut_a_line_off(tmp_path: Path) -> None:
+    file = tmp_path / "log.jsonl"
+    file.write_text('{"step": 0}\n{"step": 20}\n{"step": 40}\n{"st')
+    pretrain.keep_log(file, 40)
+    assert file.read_text() == '{"step": 0}\n{"step": 20}\n'
 
 
 def test_a_finished_run_stays_as_it_is(straight: Path) -> None:
@@ -254,7 +261,7 @@ def test_the_finished_folder_loads_as_the_adapter(straight: Path) -> None:
 
 def test_latents_have_unit_spread_around_zero() -> None:
     auto = pretrain.train_autoencoder(dataclasses.replace(RECIPE, seed=1))
-    pictures = pretrain.caption_batch(dataclasses.replace(RECIPE, captions=200), 0).pictures
+    pictures = pretrain.caption_batch(with_counts(captions=200), 0).pictures
     with torch.no_grad():
         latents = auto.encode(to_pixels(pictures))
     assert latents.mean().item() == pytest.approx(0.0, abs=0.1)
@@ -266,9 +273,9 @@ def test_another_recipe_in_the_same_folder_is_refused_and_named(
     straight: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kept = (straight / "recipe.json").read_bytes()
-    assert main(["pretrain", str(straight), *FLAGS, "--steps=25", "--caption-noise=0.5"]) == 2
+    assert main(["pretrain", str(straight), *SETTINGS, "warmup=5", "caption_noise=0.5"]) == 2
     printed = capsys.readouterr()
-    assert "begun with another recipe (caption_noise was 0.45, is 0.5; steps was 24, is 25)" in printed.err
+    assert "begun with another recipe (caption_noise was 0.45, is 0.5; warmup was 4, is 5)" in printed.err
     assert "Traceback" not in printed.err
     assert (straight / "recipe.json").read_bytes() == kept
     with pytest.raises(ConfigError, match="seed was 0, is 1"):
@@ -278,8 +285,10 @@ def test_another_recipe_in_the_same_folder_is_refused_and_named(
 @pytest.mark.parametrize(
     ("flag", "words"),
     [
-        ("--steps=0", "pretrain.steps must be at least 1"),
-        ("--decay-share=0", "pretrain.decay_share must lie in (0, 1]"),
+        ("warmup=0", "pretrain.warmup must be at least 1"),
+        ("seed=-1", "pretrain.seed must be at least 0"),
+        ("decay_share=0", "pretrain.decay_share must lie in (0, 1]"),
+        ("caption_noise=1.5", "pretrain.caption_noise must lie in [0, 1]"),
     ],
 )
 def test_settings_without_sense_are_refused_before_anything_is_written(
@@ -288,3 +297,10 @@ def test_settings_without_sense_are_refused_before_anything_is_written(
     assert main(["pretrain", str(tmp_path / "run"), flag]) == 2
     assert words in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("flag", ["--prompts=0", "--questions=0"])
+def test_measuring_nothing_is_refused(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["measure", "folder", flag])
+    assert "must be at least 1" in capsys.readouterr().err

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from srum_bagel.autoencoder import KLAutoencoder, PixelAutoencoder, patchify, to_pixels, to_uint8, unpatchify
-from srum_bagel.checkpoint import CONFIG, WEIGHTS, load_strictly, read_tensors, save_model
+from srum_bagel.checkpoint import WEIGHTS, load_strictly, read_config, read_tensors, save_model
 from srum_bagel.config import BagelConfig
 from srum_bagel.model import Bagel
 from srum_bagel.options import Sampling
@@ -60,8 +60,8 @@ class Dialect(ABC):
 
 @dataclass(frozen=True)
 class FlowPrediction:
-    """A predicted velocity (B, C, H, W) with the noise it was made from (facts of the flow: x_t = (1 - t) x0 + t noise,
-    so the velocity points from data to noise)."""
+    """A predicted velocity (B, C, H, W) with the noise it was made from. In x_t = (1 - t) x0 + t noise it points from
+    data to noise. ``patch`` latent pixels make one side of a token."""
 
     velocity: Tensor
     noise: Tensor
@@ -102,7 +102,8 @@ class BagelAdapter(ModelAdapter):
     # --- generation -----------------------------------------------------------------------------------------
     @torch.no_grad()
     def generate(self, requests: Sequence[GenerationRequest], sampling: Sampling) -> list[Generated]:
-        """See :meth:`ModelAdapter.generate`. Each image's noise comes from its own seed."""
+        """See :meth:`ModelAdapter.generate`. Each image's noise comes from its own seed; what it is batched with
+        changes float rounding only."""
         done: dict[int, Generated] = {}
         sizes: dict[tuple[int, int], list[int]] = {}
         for index, request in enumerate(requests):
@@ -148,7 +149,11 @@ class BagelAdapter(ModelAdapter):
 
     @torch.no_grad()
     def choice_logprobs(self, questions: Sequence[Question]) -> list[tuple[float, ...]]:
-        """See :meth:`ModelAdapter.choice_logprobs`. All questions about one image share one reading of it."""
+        """See :meth:`ModelAdapter.choice_logprobs`. All questions about one image share one reading of it.
+
+        Raises:
+            ContractError: a question has no choices, or one without words.
+        """
         by_image: dict[int, list[int]] = {}
         for index, question in enumerate(questions):
             by_image.setdefault(id(question.image), []).append(index)
@@ -174,6 +179,8 @@ class BagelAdapter(ModelAdapter):
                 question = questions[index]
                 asked = self.model.text(self.dialect.encode(self.dialect.ask(question.text, question.box)))
                 choices = [self.dialect.encode(choice) for choice in question.choices]
+                if not choices or not all(choices):
+                    raise ContractError(f"{question.text!r} needs choices, none of them empty; got {question.choices}")
                 short = all(len(choice) == 1 for choice in choices)
                 for number, choice in enumerate(choices[:1] if short else choices):
                     branch += 1
@@ -304,9 +311,8 @@ class BagelAdapter(ModelAdapter):
 
     def load_trained(self, folder: Path) -> None:
         """See :meth:`ModelAdapter.load_trained`. The folder must hold a model of the same config."""
-        file = folder / CONFIG
-        if not file.is_file():
-            raise CheckpointError(f"{folder} holds no {CONFIG}: it is not a trained BAGEL")
+        if read_config(folder) != self.config:
+            raise CheckpointError(f"{folder} holds a BAGEL of another config than the one that is loaded")
         load_strictly(self.model, read_tensors(folder / WEIGHTS), folder / WEIGHTS)
 
     def understanding_digest(self) -> str:

@@ -40,18 +40,25 @@ def load_model(folder: Path, device: torch.device) -> tuple[Bagel, KLAutoencoder
     Raises:
         CheckpointError: a file is missing or unreadable, or its tensors do not fit the config.
     """
-    file = folder / CONFIG
-    if not file.is_file():
-        raise CheckpointError(
-            f"{folder} holds no {CONFIG}: 'checkpoint' must be a folder written by srum or srum-shapes"
-        )
-    config = BagelConfig.parse(json.loads(file.read_text()))
+    config = read_config(folder)
     model = Bagel(config)
     load_strictly(model, read_tensors(folder / WEIGHTS), folder / WEIGHTS)
     autoencoder = build_autoencoder(config.vae)
     if isinstance(autoencoder, KLAutoencoder):
         load_strictly(autoencoder.model, read_tensors(folder / AUTOENCODER), folder / AUTOENCODER)
     return model.to(device).eval(), autoencoder.to(device).eval()
+
+
+def read_config(folder: Path) -> BagelConfig:
+    """The config of a checkpoint folder."""
+    file = folder / CONFIG
+    if not file.is_file():
+        raise CheckpointError(f"{folder} holds no {CONFIG}: it is no checkpoint written by srum or srum-shapes")
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:  # also for bytes that are no text
+        raise CheckpointError(f"{file} is damaged: {error}") from error
+    return BagelConfig.parse(data)
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:

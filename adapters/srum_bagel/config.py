@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from srum_plugins.errors import CheckpointError
+from srum_plugins.errors import CheckpointError, ContractError
 from srum_plugins.records import from_json
 
 
@@ -104,9 +104,9 @@ class BagelConfig:
         return asdict(self)
 
     @classmethod
-    def parse(cls, data: Mapping[str, Any]) -> BagelConfig:
+    def parse(cls, data: Any) -> BagelConfig:
         """The config from :meth:`to_json` output; keys that the class does not know are refused."""
         try:
-            return from_json(cls, dict(data))
-        except Exception as error:
+            return from_json(cls, data)
+        except ContractError as error:
             raise CheckpointError(f"this is not a BAGEL config: {error}") from error

@@ -62,9 +62,9 @@ class Bagel(nn.Module):
         tokens = self.config.tokens
         return pack(samples, tokens.boi, tokens.eoi, self.device)
 
-    def text(self, ids: Sequence[int], branch: int = 0) -> Piece:
+    def text(self, ids: Sequence[int]) -> Piece:
         """A text piece: bos, ids, eos."""
-        return Piece(PieceKind.TEXT, (self.config.tokens.bos, *ids, self.config.tokens.eos), branch=branch)
+        return Piece(PieceKind.TEXT, (self.config.tokens.bos, *ids, self.config.tokens.eos))
 
     def vision_tokens(self, pixels: Tensor) -> Tensor:
         """Pixels (B, 3, H, W) in [-1, 1] to language-model inputs (B, h * w, D)."""
@@ -110,14 +110,14 @@ class Bagel(nn.Module):
             ends=torch.zeros(rows, dtype=torch.long, device=self.device),
         )
 
-    def prefill(self, samples: Sequence[Sequence[Piece]], vision: Tensor | None, past: Cache | None = None) -> Cache:
-        """The cache after feeding pieces (text and vision only) to each row; rows may be empty."""
-        past = past or self.empty_cache(len(samples))
+    def prefill(self, samples: Sequence[Sequence[Piece]], vision: Tensor | None) -> Cache:
+        """The cache of contexts of pieces (text and vision only, no branches), one a row; rows may be empty."""
+        empty = self.empty_cache(len(samples))
         packed = self.pack(samples)
         if packed.length == 0:
-            return past
-        _, fresh = self._continue(packed, self._und_stream(packed, vision), past)
-        return fresh
+            return empty
+        _, cache = self._continue(packed, self._und_stream(packed, vision), empty)
+        return cache
 
     def _continue(self, packed: Packed, und: Tensor, past: Cache) -> tuple[Tensor, Cache]:
         batch, length = packed.batch, packed.length

@@ -62,7 +62,7 @@ class Layout:
         return filled.reshape(self.batch, self.length, *tokens.shape[1:])
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
     """Attention of queries (B, L, Hq, hd) over keys and values (B, K, Hk, hd) where ``mask`` (B, 1, L, K) is true."""
     out = F.scaled_dot_product_attention(
         q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask, enable_gqa=q.shape[2] != k.shape[2]

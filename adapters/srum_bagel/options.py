@@ -29,3 +29,7 @@ class Sampling:
             raise ValueError(f"points must be at least 2, got {self.points}")
         if self.shift <= 0:
             raise ValueError(f"shift must be above 0, got {self.shift}")
+        if not self.interval[0] <= self.interval[1]:
+            raise ValueError(f"interval must be (low, high), got {self.interval}")
+        if not 0.0 <= self.renorm_min <= 1.0:
+            raise ValueError(f"renorm_min must lie in [0, 1], got {self.renorm_min}")

@@ -1,6 +1,6 @@
 """Samples made of pieces, packed into one sequence of tokens, with BAGEL's mask and position rules.
 
-Facts used here: the exact mask is "a query sees a key of its own sample if the key is not later, or both are in the
+The exact mask is "a query sees a key of its own sample if the key is not later, or both are in the
 same image block; but keys of a noised block are seen from inside that block only"; text advances the position by its
 length, an image by one, a noised image by nothing.
 """

@@ -33,8 +33,8 @@ def autoencoder_config(scale: float = 1.0, shift: float = 0.0) -> AutoencoderCon
 
 
 def bagel_config(scale: float = 1.0, shift: float = 0.0) -> BagelConfig:
-    """About three million parameters: five layers of width 128 with two experts each, and a small vision tower with an
-    overlapping patch embedding."""
+    """2.4 million parameters, the autoencoder's 0.8 million not counted: five layers of width 128 with two experts
+    each, and a small vision tower with an overlapping patch embedding."""
     return BagelConfig(
         llm=LanguageConfig(
             vocab_size=len(WORDS),

@@ -21,7 +21,8 @@ CHUNK = 60
 def measure(folder: Path, prompts: int, questions: int, guidances: Sequence[float], seed: int = 0) -> dict[str, Any]:
     """Understanding by kind of question, and ``full`` and ``graded`` by guidance on validation prompts.
 
-    Every guidance draws from the same noise: the seed of a prompt's image is its number in the list.
+    ``prompts`` and ``questions`` are at least 1. Every guidance draws from the same noise: the seed of a prompt's image
+    is its number in the list.
     """
     adapter = build(AdapterOptions(str(folder)), "cpu")
     benchmark = ShapesBenchmark(BenchmarkOptions(questions=questions, seed=seed))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -39,29 +39,51 @@ class SamplingOptions(Sampling):
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """Settings of a pretraining. Rates follow a linear warm-up and a linear decay to zero over the last part.
+class Phase:
+    """What each step of a pretraining sees up to step ``until``.
 
-    The first ``turn`` steps see ``images`` pictures with an inventory and ``questions`` other questions each, beside
-    ``captions`` captioned pictures: understanding comes fast. The steps after it see ``later_images`` pictures with
-    ``later_questions`` questions, one in three about relations, and ``later_captions`` captioned pictures, of which a
-    share ``layouts`` is captioned by its inventory. Other captions are corrupted in a share ``caption_noise``.
+    ``images`` pictures are asked about: for their ``inventory`` if wished, ``relations`` times about a relation where
+    they have one, and about anything else up to ``questions``. Of ``captions`` captioned pictures a share ``layouts``
+    is captioned by its inventory, always right. ``aside`` captions are computed beside the questions, by the thread
+    that would have less to do.
     """
+
+    until: int
+    images: int
+    questions: int
+    captions: int
+    inventory: bool = True
+    relations: int = 0
+    layouts: float = 0.0
+    aside: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.until, self.images, self.questions, self.captions - self.aside) < 1:
+            raise ValueError(f"a phase needs steps, images, questions, and captions that are not aside: {self}")
+        if not 0 <= self.relations <= self.questions or self.aside < 0 or not 0.0 <= self.layouts <= 1.0:
+            raise ValueError(f"a phase's relations, aside or layouts make no sense: {self}")
+
+
+def shipped_phases() -> list[Phase]:
+    """How the shipped checkpoint was trained: to see first, then mostly to draw."""
+    return [
+        Phase(until=1000, images=32, questions=4, captions=48),
+        Phase(until=2000, images=16, questions=6, captions=96, inventory=False, relations=2, layouts=0.5, aside=32),
+        Phase(until=4600, images=24, questions=4, captions=96, relations=2, layouts=0.4, aside=28),
+    ]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings of a pretraining. Rates follow a linear warm-up and a linear decay to zero over the last part. Captions
+    that are no layout are corrupted in a share ``caption_noise``."""
 
     seed: int = 0
     autoencoder_steps: int = 700
     autoencoder_batch: int = 32
     autoencoder_lr: float = 2e-3
     latent_noise: float = 0.15
-    steps: int = 3800
-    turn: int = 1000
-    images: int = 32
-    questions: int = 4
-    captions: int = 48
-    later_images: int = 16
-    later_questions: int = 6
-    later_captions: int = 96
-    layouts: float = 0.5
+    phases: list[Phase] = field(default_factory=shipped_phases)
     caption_noise: float = 0.45
     caption_dropout: float = 0.1
     muon_lr: float = 0.005
@@ -72,10 +94,26 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if isinstance(value, int) and name not in ("seed", "turn") and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+            least = 0 if name == "seed" else 1
+            if isinstance(value, int) and value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
+        for name in ("caption_noise", "caption_dropout"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
         if not 0.0 < self.decay_share <= 1.0:
             raise ValueError(f"decay_share must lie in (0, 1], got {self.decay_share}")
+        ends = [phase.until for phase in self.phases]
+        if not ends or ends != sorted(set(ends)):
+            raise ValueError(f"phases must end later and later, got {ends}")
+
+    @property
+    def steps(self) -> int:
+        """Steps in all."""
+        return self.phases[-1].until
+
+    def phase(self, step: int) -> Phase:
+        """The phase that a step belongs to; the last one goes on."""
+        return next((phase for phase in self.phases if step < phase.until), self.phases[-1])
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from srum_plugins.errors import ConfigError
 from srum_plugins.runs.files import read_json, write_bytes, write_json
 from srum_plugins.runs.fingerprint import changes
 from srum_shapes.architecture import autoencoder_config, bagel_config
-from srum_shapes.options import Recipe
+from srum_shapes.options import Phase, Recipe
 from srum_shapes.prompts import corrupt, sample_facts
 from srum_shapes.questions import Item, inventory, sample_item, sample_items
 from srum_shapes.vocabulary import BOS, EOS, encode
@@ -63,13 +63,14 @@ class CaptionBatch:
 def question_batch(recipe: Recipe, step: int, patches: int) -> QuestionBatch:
     """Fresh scenes with several questions each, which do not see each other."""
     rng = np.random.default_rng((recipe.seed, step, 0))
+    phase = recipe.phase(step)
     pictures, samples, targets = [], [], []
-    for _ in range(recipe.images if step < recipe.turn else recipe.later_images):
+    for _ in range(phase.images):
         scene = sample_scene(rng)
         pictures.append(render(scene, rng))
         pieces = [Piece(PieceKind.VISION, count=patches)]
         targets += [IGNORE, IGNORE]
-        for branch, item in enumerate(scene_questions(recipe, step, scene, rng), start=1):
+        for branch, item in enumerate(scene_questions(phase, scene, rng), start=1):
             question, answer = encode(item.question), encode(item.answer)
             pieces.append(Piece(PieceKind.TEXT, (BOS, *question, EOS), branch=branch))
             pieces.append(Piece(PieceKind.TEXT, (BOS, *answer), branch=branch))
@@ -78,28 +79,25 @@ def question_batch(recipe: Recipe, step: int, patches: int) -> QuestionBatch:
     return QuestionBatch(torch.from_numpy(np.stack(pictures)), samples, torch.tensor(targets))
 
 
-def scene_questions(recipe: Recipe, step: int, scene: Scene, rng: np.random.Generator) -> list[Item]:
-    """The questions of one scene: at first its inventory and any others, later every third one about a relation if the
-    scene has one."""
-    if step < recipe.turn:
-        return [inventory(scene), *sample_items(scene, rng, recipe.questions)]
-    wanted = [sample_item(scene, rng, "relation") for _ in range(recipe.later_questions // 3)]
+def scene_questions(phase: Phase, scene: Scene, rng: np.random.Generator) -> list[Item]:
+    """The questions of one scene."""
+    wanted = [sample_item(scene, rng, "relation") for _ in range(phase.relations)]
     relations = [item for item in wanted if item is not None]
-    return relations + sample_items(scene, rng, recipe.later_questions - len(relations))
+    others = sample_items(scene, rng, phase.questions - len(relations))
+    return [*([inventory(scene)] if phase.inventory else []), *relations, *others]
 
 
 def caption_batch(recipe: Recipe, step: int) -> CaptionBatch:
-    """Scenes that make a caption true, and that caption, corrupted in a share of them. Later a share of the pictures
-    is captioned by its inventory, which is always right."""
+    """Scenes that make a caption true, and that caption, corrupted in a share of them, or the scene's inventory."""
     rng = np.random.default_rng((recipe.seed, step, 1))
-    early = step < recipe.turn
+    phase = recipe.phase(step)
     pictures, captions = [], []
-    for _ in range(recipe.captions if early else recipe.later_captions):
+    for _ in range(phase.captions):
         facts = sample_facts(rng)
         scene = scene_for(facts, rng)
         pictures.append(render(scene, rng))
         told = corrupt(facts, rng).text if rng.random() < recipe.caption_noise else facts.text
-        if not early and rng.random() < recipe.layouts:
+        if phase.layouts and rng.random() < phase.layouts:
             told = inventory(scene).answer
         captions.append(None if rng.random() < recipe.caption_dropout else encode(told))
     return CaptionBatch(torch.from_numpy(np.stack(pictures)), captions)
@@ -282,39 +280,33 @@ def keep_recipe(recipe: Recipe, file: Path) -> None:
 
 
 def keep_log(file: Path, start: int) -> None:
-    """Drop the log of steps from ``start`` on, because they are done again."""
+    """Drop the log of steps from ``start`` on, because they are done again, and a line that a kill cut off."""
     if file.exists():
         lines = file.read_text().splitlines(keepends=True)
-        write_bytes(file, "".join(line for line in lines if json.loads(line)["step"] < start).encode())
+        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] < start]
+        write_bytes(file, "".join(kept).encode())
 
 
 def side_step(model: Bagel, auto: KLAutoencoder, recipe: Recipe, step: int) -> float:
-    """Forward and backward of the questions and, later, of a third of the captions; returns the questions' loss."""
+    """Forward and backward of the questions and of the captions aside; returns the questions' loss."""
     patches = (model.config.vit.image_size // model.config.vit.patch_size) ** 2
     loss = question_loss(model, question_batch(recipe, step, patches))
-    total = loss
-    batch = caption_batch(recipe, step)
-    count = len(batch.captions)
-    aside = aside_count(recipe, step, count)
-    if aside:
-        total = loss + aside / count * velocity_loss(model, auto, batch, slice(0, aside), recipe.seed * 10**6 - step)
+    total, phase = loss, recipe.phase(step)
+    if phase.aside:
+        batch, part = caption_batch(recipe, step), slice(0, phase.aside)
+        drawn = velocity_loss(model, auto, batch, part, recipe.seed * 10**6 - step)
+        total = loss + phase.aside / phase.captions * drawn
     torch.autograd.backward(total)
     return loss.item()
 
 
 def main_step(model: Bagel, auto: KLAutoencoder, recipe: Recipe, step: int) -> float:
     """Forward and backward of the other captions; returns their loss."""
-    batch = caption_batch(recipe, step)
-    count = len(batch.captions)
-    aside = aside_count(recipe, step, count)
-    loss = velocity_loss(model, auto, batch, slice(aside, count), recipe.seed * 10**6 + step)
-    torch.autograd.backward((count - aside) / count * loss)
+    phase = recipe.phase(step)
+    part = slice(phase.aside, phase.captions)
+    loss = velocity_loss(model, auto, caption_batch(recipe, step), part, recipe.seed * 10**6 + step)
+    torch.autograd.backward((phase.captions - phase.aside) / phase.captions * loss)
     return loss.item()
-
-
-def aside_count(recipe: Recipe, step: int, captions: int) -> int:
-    """How many captions go with the questions, so that both threads have the same work."""
-    return 0 if step < recipe.turn else captions // 3
 
 
 def velocity_loss(model: Bagel, auto: KLAutoencoder, batch: CaptionBatch, part: slice, seed: int) -> Tensor:
