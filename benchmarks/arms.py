@@ -116,9 +116,13 @@ def main() -> None:
         parts = pool.map(lambda seed: run(seed, options.arms, options.overrides), options.seeds)
         rows = [row for part in parts for row in part]
     OUT.mkdir(parents=True, exist_ok=True)
-    (OUT / "results.json").write_text(json.dumps(rows, indent=1))
+    file = OUT / "results.json"
+    known = json.loads(file.read_text()) if file.exists() else []
+    done = {(row["arm"], row["seed"]) for row in rows}
+    rows += [row for row in known if (row["arm"], row["seed"]) not in done]
+    file.write_text(json.dumps(rows, indent=1))
     print(table(rows), "\n")
-    if "uniform" in options.arms:
+    if all(any(row["arm"] == "uniform" and row["seed"] == seed for row in rows) for seed in {r["seed"] for r in rows}):
         print(against(rows, "uniform"))
 
 

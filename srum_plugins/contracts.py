@@ -38,7 +38,8 @@ class Capability(StrEnum):
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """One image to generate. The same request gives the same image, whatever it is batched with.
+    """One image to generate. The same request gives the same image, whatever it is batched with, up to the rounding of
+    sums in another order (1e-5 in float32); in a batch of the same shape it is the same to the bit.
 
     ``width`` and ``height`` are pixels; ``None`` asks for the adapter's own default size.
     """
@@ -134,7 +135,8 @@ class ModelAdapter(ABC):  # noqa: B024 - which methods a subclass needs follows 
         raise self._cannot("train")
 
     def predict(self, prompts: Sequence[Prompt], latents: Tensor, draws: Draws, *, base: bool = False) -> Prediction:
-        """Predict for latents noised by ``draws``. ``base=True`` uses the weights as they were at load, no gradient."""
+        """Predict for latents noised by ``draws``. ``base=True`` uses the weights that
+        :meth:`start_training` found, without gradient."""
         raise self._cannot("train")
 
     def start_training(self) -> dict[str, torch.nn.Parameter]:
