@@ -41,8 +41,8 @@ SETTINGS = [f"{name}={json.dumps(value)}" for name, value in dataclasses.asdict(
 PATCHES = 64
 
 
-def with_counts(**counts: int) -> Recipe:
-    """The recipe with these counts in every phase."""
+def with_counts(**counts: float) -> Recipe:
+    """The recipe with these settings in every phase."""
     return dataclasses.replace(RECIPE, phases=[dataclasses.replace(p, **counts) for p in RECIPE.phases])
 
 
@@ -118,7 +118,7 @@ def test_a_batch_is_a_function_of_seed_and_step() -> None:
 
 @pytest.mark.parametrize("noise", [0.0, 1.0])
 def test_captions_are_true_but_for_the_stated_share(noise: float) -> None:
-    recipe = dataclasses.replace(with_counts(captions=100), caption_noise=noise, caption_dropout=0.0)
+    recipe = dataclasses.replace(with_counts(captions=100, noise=noise), caption_dropout=0.0)
     batch = pretrain.caption_batch(recipe, 0)
     for picture, ids in zip(batch.pictures, batch.captions, strict=True):
         assert ids is not None
@@ -273,9 +273,9 @@ def test_another_recipe_in_the_same_folder_is_refused_and_named(
     straight: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kept = (straight / "recipe.json").read_bytes()
-    assert main(["pretrain", str(straight), *SETTINGS, "warmup=5", "caption_noise=0.5"]) == 2
+    assert main(["pretrain", str(straight), *SETTINGS, "warmup=5", "caption_dropout=0.5"]) == 2
     printed = capsys.readouterr()
-    assert "begun with another recipe (caption_noise was 0.45, is 0.5; warmup was 4, is 5)" in printed.err
+    assert "begun with another recipe (caption_dropout was 0.1, is 0.5; warmup was 4, is 5)" in printed.err
     assert "Traceback" not in printed.err
     assert (straight / "recipe.json").read_bytes() == kept
     with pytest.raises(ConfigError, match="seed was 0, is 1"):
@@ -288,7 +288,7 @@ def test_another_recipe_in_the_same_folder_is_refused_and_named(
         ("warmup=0", "pretrain.warmup must be at least 1"),
         ("seed=-1", "pretrain.seed must be at least 0"),
         ("decay_share=0", "pretrain.decay_share must lie in (0, 1]"),
-        ("caption_noise=1.5", "pretrain.caption_noise must lie in [0, 1]"),
+        ("caption_dropout=1.5", "pretrain.caption_dropout must lie in [0, 1]"),
     ],
 )
 def test_settings_without_sense_are_refused_before_anything_is_written(

@@ -44,8 +44,8 @@ class Phase:
 
     ``images`` pictures are asked about: for their ``inventory`` if wished, ``relations`` times about a relation where
     they have one, and about anything else up to ``questions``. Of ``captions`` captioned pictures a share ``layouts``
-    is captioned by its inventory, always right. ``aside`` captions are computed beside the questions, by the thread
-    that would have less to do.
+    is captioned by its inventory, always right; of the others a share ``noise`` is corrupted. ``aside`` captions are
+    computed beside the questions, by the thread that would have less to do.
     """
 
     until: int
@@ -55,28 +55,42 @@ class Phase:
     inventory: bool = True
     relations: int = 0
     layouts: float = 0.0
+    noise: float = 0.0
     aside: int = 0
 
     def __post_init__(self) -> None:
         if min(self.until, self.images, self.questions, self.captions - self.aside) < 1:
             raise ValueError(f"a phase needs steps, images, questions, and captions that are not aside: {self}")
-        if not 0 <= self.relations <= self.questions or self.aside < 0 or not 0.0 <= self.layouts <= 1.0:
-            raise ValueError(f"a phase's relations, aside or layouts make no sense: {self}")
+        if not 0 <= self.relations <= self.questions or self.aside < 0:
+            raise ValueError(f"a phase's relations or captions aside make no sense: {self}")
+        if not (0.0 <= self.layouts <= 1.0 and 0.0 <= self.noise <= 1.0):
+            raise ValueError(f"a phase's layouts and noise are shares in [0, 1]: {self}")
 
 
 def shipped_phases() -> list[Phase]:
-    """How the shipped checkpoint was trained: to see first, then mostly to draw."""
+    """How the shipped checkpoint was trained: to see first, then mostly to draw, and at last from noisy captions."""
     return [
-        Phase(until=1000, images=32, questions=4, captions=48),
-        Phase(until=2000, images=16, questions=6, captions=96, inventory=False, relations=2, layouts=0.5, aside=32),
-        Phase(until=4600, images=24, questions=4, captions=96, relations=2, layouts=0.4, aside=28),
+        Phase(until=1000, images=32, questions=4, captions=48, noise=0.45),
+        Phase(
+            until=2000,
+            images=16,
+            questions=6,
+            captions=96,
+            inventory=False,
+            relations=2,
+            layouts=0.5,
+            noise=0.45,
+            aside=32,
+        ),
+        Phase(until=3000, images=24, questions=4, captions=96, relations=2, layouts=0.4, noise=0.45, aside=28),
+        Phase(until=4800, images=16, questions=4, captions=112, relations=2, layouts=0.05, aside=40),
+        Phase(until=5650, images=16, questions=4, captions=112, relations=2, layouts=0.05, noise=0.45, aside=40),
     ]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings of a pretraining. Rates follow a linear warm-up and a linear decay to zero over the last part. Captions
-    that are no layout are corrupted in a share ``caption_noise``."""
+    """Settings of a pretraining. Rates follow a linear warm-up and a linear decay to zero over the last part."""
 
     seed: int = 0
     autoencoder_steps: int = 700
@@ -84,7 +98,6 @@ class Recipe:
     autoencoder_lr: float = 2e-3
     latent_noise: float = 0.15
     phases: list[Phase] = field(default_factory=shipped_phases)
-    caption_noise: float = 0.45
     caption_dropout: float = 0.1
     muon_lr: float = 0.005
     adam_lr: float = 1e-3
@@ -97,9 +110,8 @@ class Recipe:
             least = 0 if name == "seed" else 1
             if isinstance(value, int) and value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
-        for name in ("caption_noise", "caption_dropout"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
+        if not 0.0 <= self.caption_dropout <= 1.0:
+            raise ValueError(f"caption_dropout must lie in [0, 1], got {self.caption_dropout}")
         if not 0.0 < self.decay_share <= 1.0:
             raise ValueError(f"decay_share must lie in (0, 1], got {self.decay_share}")
         ends = [phase.until for phase in self.phases]

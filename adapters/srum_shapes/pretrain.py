@@ -96,7 +96,7 @@ def caption_batch(recipe: Recipe, step: int) -> CaptionBatch:
         facts = sample_facts(rng)
         scene = scene_for(facts, rng)
         pictures.append(render(scene, rng))
-        told = corrupt(facts, rng).text if rng.random() < recipe.caption_noise else facts.text
+        told = corrupt(facts, rng).text if rng.random() < phase.noise else facts.text
         if phase.layouts and rng.random() < phase.layouts:
             told = inventory(scene).answer
         captions.append(None if rng.random() < recipe.caption_dropout else encode(told))
