@@ -30,6 +30,7 @@ from srum_plugins.errors import ConfigError
 RECIPE = Recipe(
     autoencoder_steps=3,
     autoencoder_batch=4,
+    decoder_steps=3,
     phases=[
         Phase(until=12, images=2, questions=3, captions=4),
         Phase(until=24, images=2, questions=3, captions=6, inventory=False, relations=1, layouts=0.5, aside=2),

@@ -90,13 +90,17 @@ def shipped_phases() -> list[Phase]:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings of a pretraining. Rates follow a linear warm-up and a linear decay to zero over the last part."""
+    """Settings of a pretraining: the autoencoder, then the phases, then the decoder alone, which learns to draw crisply
+    from latents with noise of any strength up to ``decoder_noise``, as generated ones have. Rates follow a linear
+    warm-up and a linear decay to zero over the last part."""
 
     seed: int = 0
     autoencoder_steps: int = 700
     autoencoder_batch: int = 32
     autoencoder_lr: float = 2e-3
     latent_noise: float = 0.15
+    decoder_steps: int = 300
+    decoder_noise: float = 0.5
     phases: list[Phase] = field(default_factory=shipped_phases)
     caption_dropout: float = 0.1
     muon_lr: float = 0.005

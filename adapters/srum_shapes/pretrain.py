@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -135,39 +136,60 @@ def caption_loss(model: Bagel, latents: Tensor, captions: list[list[int] | None]
 
 def train_autoencoder(recipe: Recipe) -> KLAutoencoder:
     """Train on renders. The decoder learns to draw crisply from latents with a little noise."""
-    torch.set_num_threads(1)
     torch.manual_seed(recipe.seed)
     auto = KLAutoencoder(autoencoder_config())
-    optimizer = torch.optim.AdamW(auto.parameters(), lr=recipe.autoencoder_lr, weight_decay=0.0)
-    started = time.monotonic()
-    for step in range(recipe.autoencoder_steps):
-        rng = np.random.default_rng((recipe.seed, step, 2))
-        pictures = np.stack([render(sample_scene(rng), rng) for _ in range(recipe.autoencoder_batch)])
-        pixels = to_pixels(torch.from_numpy(pictures))
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.autoencoder_lr * rate(step, recipe.autoencoder_steps, 50, 0.5)
-        posterior = auto.model.encode(pixels).latent_dist
-        latents = posterior.mode()
-        noisy = latents + recipe.latent_noise * torch.randn_like(latents)
-        drawn = auto.model.decode(noisy).sample
-        error = (drawn - pixels).abs().mean() + (drawn - pixels).square().mean()
-        loss = error + 1e-3 * latents.square().mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(auto.parameters(), 1.0)
-        optimizer.step()
-        if step % 100 == 0 or step == recipe.autoencoder_steps - 1:
-            seconds = time.monotonic() - started
-            console.print(
-                f"autoencoder {step:5d}  l1 {(drawn - pixels).abs().mean().item():.4f}"
-                f"  latent {latents.std().item():.3f}  {seconds:6.0f} s"
-            )
+    for step, optimizer, pixels in _drawing(recipe, auto, list(auto.parameters()), recipe.autoencoder_steps, 2):
+        latents = auto.model.encode(pixels).latent_dist.mode()
+        drawn = auto.model.decode(latents + recipe.latent_noise * torch.randn_like(latents)).sample
+        _draw_better(optimizer, drawn, pixels, 1e-3 * latents.square().mean())
+        _report("autoencoder", step, recipe.autoencoder_steps, drawn, pixels)
     with torch.no_grad():
         rng = np.random.default_rng((recipe.seed, 0, 3))
         pictures = np.stack([render(sample_scene(rng), rng) for _ in range(512)])
         latents = auto.model.encode(to_pixels(torch.from_numpy(pictures))).latent_dist.mode()
     auto.shift, auto.scale = float(latents.mean()), float(1 / latents.std())
     return auto
+
+
+def train_decoder(recipe: Recipe, auto: KLAutoencoder) -> None:
+    """Train the decoder alone on noisy latents; the latent space stays as it is."""
+    torch.manual_seed(recipe.seed)
+    decoder = auto.model.decoder.requires_grad_(True)
+    for step, optimizer, pixels in _drawing(recipe, auto, list(decoder.parameters()), recipe.decoder_steps, 4):
+        with torch.no_grad():
+            latents = auto.encode(pixels)
+        strength = recipe.decoder_noise * torch.rand(len(latents), 1, 1, 1)
+        drawn = auto.decode(latents + strength * torch.randn_like(latents))
+        _draw_better(optimizer, drawn, pixels, torch.zeros(()))
+        _report("decoder", step, recipe.decoder_steps, drawn, pixels)
+    decoder.requires_grad_(False)
+
+
+def _drawing(
+    recipe: Recipe, auto: KLAutoencoder, parameters: list[nn.Parameter], steps: int, stream: int
+) -> Iterator[tuple[int, torch.optim.Optimizer, Tensor]]:
+    """Steps of training to draw: the number, the optimizer with its rate set, and fresh pixels."""
+    torch.set_num_threads(1)
+    optimizer = torch.optim.AdamW(parameters, lr=recipe.autoencoder_lr, weight_decay=0.0)
+    for step in range(steps):
+        rng = np.random.default_rng((recipe.seed, step, stream))
+        pictures = np.stack([render(sample_scene(rng), rng) for _ in range(recipe.autoencoder_batch)])
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.autoencoder_lr * rate(step, steps, 50, 0.5)
+        yield step, optimizer, to_pixels(torch.from_numpy(pictures))
+
+
+def _draw_better(optimizer: torch.optim.Optimizer, drawn: Tensor, pixels: Tensor, extra: Tensor) -> None:
+    loss = (drawn - pixels).abs().mean() + (drawn - pixels).square().mean() + extra
+    optimizer.zero_grad(set_to_none=True)
+    torch.autograd.backward(loss)
+    nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], 1.0)
+    optimizer.step()
+
+
+def _report(what: str, step: int, steps: int, drawn: Tensor, pixels: Tensor) -> None:
+    if step % 100 == 0 or step == steps - 1:
+        console.print(f"{what} {step:5d}  l1 {(drawn - pixels).abs().mean().item():.4f}")
 
 
 def rate(step: int, steps: int, warmup: int, decay_share: float) -> float:
@@ -261,6 +283,11 @@ def pretrain(recipe: Recipe, folder: Path) -> None:
                 # The state last: a kill between the two repeats these steps, and never ends without the model.
                 save_model(model, auto, folder / "model")
                 save_state(folder, model, optimizer, step + 1)
+    finished = folder / "decoder.pt"
+    if not finished.exists():
+        train_decoder(recipe, auto)
+        save_model(model, auto, folder / "model")
+        write(auto.model.decoder.state_dict(), finished)
 
 
 def keep_recipe(recipe: Recipe, file: Path) -> None:
