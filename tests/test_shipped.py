@@ -1,0 +1,67 @@
+"""The shipped checkpoint through the real command line, with the demo's own config made small."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from srum_shapes.adapter import build
+from srum_shapes.benchmark import ShapesBenchmark
+from srum_shapes.options import AdapterOptions, BenchmarkOptions
+
+from srum_plugins.cli import main
+
+DEMO = Path(__file__).parent.parent / "configs" / "demo.yaml"
+SMALL = (
+    "prompts.count=10",
+    "train.steps=2",
+    "train.batch=4",
+    "benchmark.prompts_per_split=10",
+    "benchmark.questions=16",
+    "generate.sampling={points: 5}",
+    "evaluate.sampling={points: 5}",
+    "tracking.enabled=false",
+)
+
+
+def run(folder: Path, *overrides: str) -> dict[str, object]:
+    assert main(["run", str(DEMO), f"run.directory={folder}", *SMALL, *overrides]) == 0
+    summary: dict[str, object] = json.loads((folder / "summary.json").read_text())
+    return summary
+
+
+def test_it_understands() -> None:
+    """Far from chance on every kind; the model card has the exact figures."""
+    report = ShapesBenchmark(BenchmarkOptions(questions=320, seed=7)).understanding(build(AdapterOptions(), "cpu"))
+    assert report is not None
+    assert all(accuracy >= 0.75 for accuracy in report.accuracy.values()), report.accuracy
+    assert sum(report.accuracy.values()) / len(report.accuracy) >= 0.9
+
+
+def test_the_demo_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    summary = run(tmp_path)
+    assert summary["arm"] == "srum+paired"
+    for split in ("in_domain", "out_of_domain"):
+        figures = summary[split]
+        assert isinstance(figures, dict)
+        assert {"before", "after", "delta", "ci95", "prompts", "categories"} <= set(figures)
+        assert figures["prompts"] == 10
+    understanding = summary["understanding"]
+    assert isinstance(understanding, dict)
+    assert understanding["identical"] is True and understanding["before"] == understanding["after"]
+    pictures = {path.name for path in (tmp_path / "pictures").iterdir()}
+    assert {"candidates.png", "rewards.png", "before-after.png"} <= pictures
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("grounder=components",),
+        ("aggregator=uniform", "objective=srum"),
+        ("aggregator=srum-release", "objective=srum"),
+        ("objective=srum", "objective.negative_weights=saturate"),
+    ],
+)
+def test_one_word_swaps_a_provider(tmp_path: Path, overrides: tuple[str, ...]) -> None:
+    assert run(tmp_path, *overrides)["seconds"]
