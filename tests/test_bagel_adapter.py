@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from srum_bagel.adapter import FlowPrediction
+from srum_bagel.adapter import BagelAdapter, FlowPrediction
 from srum_bagel.autoencoder import patchify, unpatchify
 from srum_bagel.checkpoint import CONFIG, WEIGHTS, load_model
 from srum_bagel.options import Sampling
@@ -160,12 +160,12 @@ def test_patchify_is_inverted(patch: int, height: int, width: int, channels: int
     assert torch.equal(unpatchify(patchify(latents, patch), patch, height, width), latents)
 
 
-def train_a_little(adapter: object, parameters: dict[str, torch.nn.Parameter]) -> None:
-    latents = adapter.encode(pictures(3))  # type: ignore[attr-defined]  # any adapter
-    draws = adapter.draw(latents, torch.Generator().manual_seed(1))  # type: ignore[attr-defined]  # any adapter
+def train_a_little(adapter: BagelAdapter, parameters: dict[str, torch.nn.Parameter]) -> None:
+    latents = adapter.encode(pictures(3))
+    draws = adapter.draw(latents, torch.Generator().manual_seed(1))
     optimizer = torch.optim.AdamW(parameters.values(), lr=1e-2)
     for _ in range(2):
-        loss = adapter.predict(PROMPTS[:3], latents, draws).token_losses(latents).mean()  # type: ignore[attr-defined]
+        loss = adapter.predict(PROMPTS[:3], latents, draws).token_losses(latents).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
