@@ -68,41 +68,48 @@ def verdicts(config: str, overrides: list[str]) -> dict[str, list[float]]:
 
 
 def cell(figures: dict[str, Any]) -> str:
-    low, high = figures["ci95"]
-    return f"{figures['delta']:+.3f} [{low:+.3f}, {high:+.3f}]"
+    return shown(figures["delta"], *figures["ci95"])
+
+
+def shown(delta: float, low: float, high: float) -> str:
+    return f"{delta:+.3f} [{low:+.3f}, {high:+.3f}]"
+
+
+def markdown(head: list[str], body: list[list[str]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *body])
 
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown: each seed's delta of full accuracy with its 95 % interval, and the mean over seeds."""
     seeds = sorted({row["seed"] for row in rows})
-    lines = ["| arm | split | " + " | ".join(f"seed {seed}" for seed in seeds) + " | mean |"]
-    lines.append("|---" * (len(seeds) + 3) + "|")
+    body = []
     for arm in ARMS:
         for split in SPLITS:
             found = {row["seed"]: row[split] for row in rows if row["arm"] == arm}
             if found:
                 mean = np.mean([figures["delta"] for figures in found.values()])
-                cells = " | ".join(cell(found[seed]) if seed in found else "" for seed in seeds)
-                lines.append(f"| {arm} | {split.replace('_', '-')} | {cells} | {mean:+.3f} |")
-    return "\n".join(lines)
+                cells = [cell(found[seed]) if seed in found else "" for seed in seeds]
+                body.append([arm, split.replace("_", "-"), *cells, f"{mean:+.3f}"])
+    return markdown(["arm", "split", *(f"seed {seed}" for seed in seeds), "mean"], body)
 
 
 def against(rows: list[dict[str, Any]], control: str) -> str:
-    """Markdown: each arm against a control of the same seed on the same prompts, paired."""
-    lines = [f"| arm minus {control} | split | " + " | ".join(f"seed {s}" for s in sorted({r["seed"] for r in rows}))]
-    lines[0] += " |"
-    lines.append("|---" * (lines[0].count("|") - 1) + "|")
-    controls = {row["seed"]: row for row in rows if row["arm"] == control}
-    for arm in [arm for arm in ARMS if arm != control]:
+    """Markdown: each arm against a control of the same seed on the same prompts, paired; empty where one is missing."""
+    seeds = sorted({row["seed"] for row in rows})
+    found = {(row["arm"], row["seed"]): row["verdicts"] for row in rows}
+    body = []
+    for arm in [arm for arm in ARMS if arm != control and any((arm, seed) in found for seed in seeds)]:
         for split in SPLITS:
             cells = []
-            for row in sorted((row for row in rows if row["arm"] == arm), key=lambda row: row["seed"]):
-                before, after = controls[row["seed"]]["verdicts"][split], row["verdicts"][split]
-                interval = paired_bootstrap(np.array(before), np.array(after))
-                cells.append(f"{interval.delta:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]")
-            if cells:
-                lines.append(f"| {arm} | {split.replace('_', '-')} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+            for seed in seeds:
+                if (arm, seed) in found and (control, seed) in found:
+                    before, after = (np.array(found[name, seed][split]) for name in (control, arm))
+                    interval = paired_bootstrap(before, after)
+                    cells.append(shown(interval.delta, interval.low, interval.high))
+                else:
+                    cells.append("")
+            body.append([arm, split.replace("_", "-"), *cells])
+    return markdown([f"arm minus {control}", "split", *(f"seed {seed}" for seed in seeds)], body)
 
 
 def main() -> None:
@@ -122,8 +129,7 @@ def main() -> None:
     rows += [row for row in known if (row["arm"], row["seed"]) not in done]
     file.write_text(json.dumps(rows, indent=1))
     print(table(rows), "\n")
-    if all(any(row["arm"] == "uniform" and row["seed"] == seed for row in rows) for seed in {r["seed"] for r in rows}):
-        print(against(rows, "uniform"))
+    print(against(rows, "uniform"))
 
 
 if __name__ == "__main__":

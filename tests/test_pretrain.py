@@ -200,10 +200,10 @@ def test_some_steps_a_stop_and_the_rest_are_a_straight_run(
 ) -> None:
     whole = pretrain.main_step
 
-    def interrupted(model: Bagel, auto: KLAutoencoder, recipe: Recipe, step: int) -> float:
+    def interrupted(model: Bagel, auto: KLAutoencoder, recipe: Recipe, step: int, told: pretrain.CaptionBatch) -> float:
         if step == stop:
             raise KeyboardInterrupt
-        return whole(model, auto, recipe, step)
+        return whole(model, auto, recipe, step, told)
 
     with monkeypatch.context() as patch:
         patch.setattr(pretrain, "main_step", interrupted)

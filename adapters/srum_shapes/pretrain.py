@@ -261,8 +261,9 @@ def pretrain(recipe: Recipe, folder: Path) -> None:
                 for group in each.param_groups:
                     group["lr"] = base * factor
                 each.zero_grad(set_to_none=True)
-            asking = side.submit(side_step, model, auto, recipe, step)
-            drawn = main_step(model, auto, recipe, step)
+            told = caption_batch(recipe, step)
+            asking = side.submit(side_step, model, auto, recipe, step, told)
+            drawn = main_step(model, auto, recipe, step, told)
             asked = asking.result()
             norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             for each in optimizer:
@@ -314,24 +315,23 @@ def keep_log(file: Path, start: int) -> None:
         write_bytes(file, "".join(kept).encode())
 
 
-def side_step(model: Bagel, auto: KLAutoencoder, recipe: Recipe, step: int) -> float:
+def side_step(model: Bagel, auto: KLAutoencoder, recipe: Recipe, step: int, told: CaptionBatch) -> float:
     """Forward and backward of the questions and of the captions aside; returns the questions' loss."""
     patches = (model.config.vit.image_size // model.config.vit.patch_size) ** 2
     loss = question_loss(model, question_batch(recipe, step, patches))
     total, phase = loss, recipe.phase(step)
     if phase.aside:
-        batch, part = caption_batch(recipe, step), slice(0, phase.aside)
-        drawn = velocity_loss(model, auto, batch, part, recipe.seed * 10**6 - step)
+        drawn = velocity_loss(model, auto, told, slice(0, phase.aside), recipe.seed * 10**6 - step)
         total = loss + phase.aside / phase.captions * drawn
     torch.autograd.backward(total)
     return loss.item()
 
 
-def main_step(model: Bagel, auto: KLAutoencoder, recipe: Recipe, step: int) -> float:
+def main_step(model: Bagel, auto: KLAutoencoder, recipe: Recipe, step: int, told: CaptionBatch) -> float:
     """Forward and backward of the other captions; returns their loss."""
     phase = recipe.phase(step)
     part = slice(phase.aside, phase.captions)
-    loss = velocity_loss(model, auto, caption_batch(recipe, step), part, recipe.seed * 10**6 + step)
+    loss = velocity_loss(model, auto, told, part, recipe.seed * 10**6 + step)
     torch.autograd.backward((phase.captions - phase.aside) / phase.captions * loss)
     return loss.item()
 
