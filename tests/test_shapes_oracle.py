@@ -56,6 +56,15 @@ def test_strong_noise_and_soft_edges_change_no_verdict(drawn):
         assert oracle.score(facts, soft) == {"full": 1.0, "graded": 1.0}
 
 
+@pytest.mark.parametrize("offset", [(0.5, 0.0), (0.0, 0.25), (0.5, 0.5), (0.75, 0.25)])
+def test_a_picture_moved_by_part_of_a_pixel_reads_the_same(drawn, offset):
+    for facts, scene, picture in drawn[:200]:
+        moved = ndimage.shift(picture.astype(float), (*offset, 0), order=1, mode="nearest").astype(np.uint8)
+        found = oracle.read(moved)
+        assert sorted(item.phrase for item in found) == sorted(item.phrase for item in scene.objects)
+        assert oracle.score(facts, moved)["full"] == 1.0
+
+
 def test_swapped_attributes_and_other_corruptions_are_never_accepted(drawn):
     rng = np.random.default_rng(5)
     for facts, _, picture in drawn:

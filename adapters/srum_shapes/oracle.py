@@ -1,14 +1,12 @@
 """The oracle: reads a generated picture by program, and says which facts of its prompt hold.
 
 It shares nothing with any model: pixels are named by the nearest palette colour, connected pixels of one colour are
-objects, and their shape is that of the best matching template.
+objects, and their shape is the one that matches what they cover (:mod:`srum_shapes.matching`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,18 +14,18 @@ from scipy import ndimage
 
 from srum_plugins.errors import ContractError
 from srum_plugins.records import Box
+from srum_shapes.matching import matches
 from srum_shapes.prompts import Facts
-from srum_shapes.world import BACKGROUND, COLOURS, PALETTE, SHAPES, SIDE, SceneObject, holds, template
+from srum_shapes.world import BACKGROUND, COLOURS, PALETTE, SIDE, SceneObject, holds
 
 LEAST_AREA = 12
 """Fewer connected pixels of one colour are noise; the smallest drawn object has 28."""
-SIDES = (6, 13)
-"""Smallest and largest side of a readable object in pixels."""
-MOST_SKEW = 2
-"""Largest difference of the two sides of a readable object in pixels."""
-LEAST_IOU = 0.91
+LEAST_IOU = 0.905
 LEAST_LEAD = 0.08
-"""What the best template's IoU must reach, and by how much it must beat the second best shape."""
+"""What the best shape's soft IoU must reach, and by how much it must beat the second best: a shape's half grown into
+another shape's is refused."""
+SHARES = (0.1, 0.9)
+"""Pixels covered by less than the first share count as bare, by more than the second as covered: noise is no share."""
 
 # Each colour stands for its mixtures with the background too: an object's soft edge belongs to the object where its
 # colour prevails and to the background elsewhere. By the pure colours alone, a soft edge of red would read as purple.
@@ -61,17 +59,24 @@ def inspect(image: NDArray[np.uint8]) -> Reading:
     labels, _ = ndimage.label(named == np.arange(len(COLOURS))[:, None, None], _WITHIN_COLOUR)
     objects: list[SceneObject] = []
     unreadable = 0
+    shares = _shares(image)
+    drawn = np.pad((named >= 0), 1)
     for index, (colour, rows, columns) in enumerate(ndimage.find_objects(labels), start=1):
         mask = labels[colour.start, rows, columns] == index
         if np.count_nonzero(mask) < LEAST_AREA:
             continue
-        found = _match(mask)
-        if found is None:
+        # One pixel more on each side, where it is nobody else's: the soft sides of the object.
+        window = slice(rows.start, rows.stop + 2), slice(columns.start, columns.stop + 2)
+        own = np.pad(mask, 1)
+        near = ndimage.binary_dilation(own, _AROUND[0] > 0) & ~(drawn[window] & ~own)
+        best = matches(shares[colour.start][window] * near, mask)
+        lead = best[0].iou - best[1].iou if len(best) > 1 else 0.0
+        if lead < LEAST_LEAD or best[0].iou < LEAST_IOU:
             unreadable += 1
         else:
-            shape, (x0, y0, x1, y1) = found
             x, y = columns.start, rows.start
-            objects.append(SceneObject(shape, COLOURS[colour.start], Box(x + x0, y + y0, x + x1, y + y1)))
+            x0, y0, x1, y1 = best[0].corners
+            objects.append(SceneObject(best[0].shape, COLOURS[colour.start], Box(x + x0, y + y0, x + x1, y + y1)))
     return Reading(tuple(sorted(objects, key=lambda item: (item.box.x0, item.box.y0))), unreadable)
 
 
@@ -98,34 +103,13 @@ def read(image: NDArray[np.uint8]) -> list[SceneObject]:
     return list(inspect(image).objects)
 
 
-def _match(mask: NDArray[np.bool_]) -> tuple[str, tuple[int, int, int, int]] | None:
-    """The shape that fills its box like this mask, and the box within the mask; None if no shape does, or two do
-    almost equally. The box is the tight one, or leaves out border lines of a single pixel, which may be noise."""
-    area = np.count_nonzero(mask)
-    best: dict[str, tuple[float, tuple[int, int, int, int]]] = {}
-    for x0, y0, x1, y1 in _boxes(mask):
-        width, height = x1 - x0, y1 - y0
-        if min(width, height) < SIDES[0] or max(width, height) > SIDES[1] or abs(width - height) > MOST_SKEW:
-            continue
-        for shape in SHAPES:
-            drawn = template(shape, width, height)
-            shared = np.count_nonzero(mask[y0:y1, x0:x1] & drawn)
-            iou = shared / (area + np.count_nonzero(drawn) - shared)
-            if shape not in best or iou > best[shape][0]:
-                best[shape] = (iou, (x0, y0, x1, y1))
-    if not best:
-        return None
-    (second, _), (first, shape) = sorted((iou, shape) for shape, (iou, _) in best.items())[-2:]
-    return (shape, best[shape][1]) if first >= LEAST_IOU and first - second >= LEAST_LEAD else None
-
-
-def _boxes(mask: NDArray[np.bool_]) -> Iterator[tuple[int, int, int, int]]:
-    height, width = mask.shape
-    left, top, right, bottom = (
-        (0, 1) if np.count_nonzero(line) == 1 else (0,) for line in (mask[:, 0], mask[0], mask[:, -1], mask[-1])
-    )
-    for x0, y0, x1, y1 in product(left, top, right, bottom):
-        yield x0, y0, width - x1, height - y1
+def _shares(image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """The share of each pixel that each colour covers if no other does, (colours, 34, 34), with a bare border."""
+    towards = image.astype(np.float32) - _GROUND
+    shares = np.einsum("yxc,kc->kyx", towards, _TOWARDS) / (_TOWARDS**2).sum(1)[:, None, None]
+    bare, full = SHARES
+    clipped: NDArray[np.float32] = np.clip((shares - bare) / (full - bare), 0.0, 1.0).astype(np.float32)
+    return np.pad(clipped, ((0, 0), (1, 1), (1, 1)))
 
 
 def score(facts: Facts, image: NDArray[np.uint8]) -> dict[str, float]:
