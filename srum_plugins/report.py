@@ -24,7 +24,7 @@ def splits(summary: Mapping[str, Any]) -> list[str]:
 
 
 def rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One row per split, per category and graded figure of a split, and per kind of understanding question, with the
+    """One row per split, per category and further figure of a split, and per kind of understanding question, with the
     keys of :data:`HEADERS`. Numbers are fractions; ``low`` and ``high`` are the paired 95 % interval of ``delta`` and
     None where there is none."""
     table = []
@@ -32,7 +32,7 @@ def rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
         entry = summary[split]
         table.append(_row(split, entry))
         table += [_row(f"{split}/{name}", figures) for name, figures in entry["categories"].items()]
-        table += [_row(f"{split}/graded {name}", figures) for name, figures in entry.get("graded", {}).items()]
+        table += [_row(f"{split}, {name}", figures) for name, figures in entry.get("graded", {}).items()]
     understanding = summary.get("understanding") or {}
     before, after = understanding.get("before") or {}, understanding.get("after") or {}
     for kind in after:

@@ -33,7 +33,7 @@ def test_rows_have_equal_keys_and_all_figures() -> None:
     assert list(found) == [
         "in_domain",
         "in_domain/colour",
-        "in_domain/graded objects",
+        "in_domain, objects",
         "understanding/count",
         "understanding/new",
     ]

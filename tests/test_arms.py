@@ -1,0 +1,60 @@
+"""The benchmark of all arms: its overrides are configs that the gate accepts, and its tables are right."""
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from srum_plugins.config import load
+from srum_plugins.gate import check
+from srum_plugins.host import PluginHost
+from srum_plugins.providers import Kind
+from srum_plugins.stages.pipeline import NAMES
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def arms() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("arms", ROOT / "benchmarks" / "arms.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def row(arm: str, seed: int, full: list[float], before: float = 0.5) -> dict[str, Any]:
+    delta = sum(full) / len(full) - before
+    figures = {"delta": delta, "ci95": [delta - 0.1, delta + 0.1]}
+    splits = ("in_domain", "out_of_domain")
+    return {"arm": arm, "seed": seed, **dict.fromkeys(splits, figures), "verdicts": dict.fromkeys(splits, full)}
+
+
+def test_the_table_has_each_seed_and_the_mean(arms: ModuleType) -> None:
+    rows = [row("paired", 0, [1.0, 1.0]), row("paired", 1, [1.0, 0.0]), row("uniform", 1, [0.0, 0.0])]
+    lines = arms.table(rows).splitlines()
+    assert lines[0] == "| arm | split | seed 0 | seed 1 | mean |"
+    assert "| paired | in-domain | +0.500 [+0.400, +0.600] | +0.000 [-0.100, +0.100] | +0.250 |" in lines
+    assert "| uniform | out-of-domain |  | -0.500 [-0.600, -0.400] | -0.500 |" in lines
+    assert len(lines) == 2 + 2 * 2
+
+
+def test_an_arm_is_compared_with_the_control_of_its_own_seed(arms: ModuleType) -> None:
+    rows = [row("uniform", 0, [0.0, 1.0]), row("paired", 0, [1.0, 1.0]), row("paired", 1, [1.0, 1.0])]
+    lines = arms.against(rows, "uniform").splitlines()
+    assert lines[0] == "| arm minus uniform | split | seed 0 | seed 1 |"
+    assert lines[2].startswith("| paired | in-domain | +0.500 [")
+    assert lines[2].endswith("] |  |")
+    assert len(lines) == 2 + 2
+
+
+def test_every_arm_passes_the_gate(arms: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    host = PluginHost.load()
+    for overrides in arms.ARMS.values():
+        config = load(Path("configs/demo.yaml"), list(overrides), host)
+        others = {kind.value: choice for kind, choice in config.providers.items() if kind is not Kind.ADAPTER}
+        providers = {slot: (choice.registered, choice.options) for slot, choice in others.items()}
+        check(config.providers[Kind.ADAPTER].registered, providers, NAMES)
