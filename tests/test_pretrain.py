@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -245,6 +246,42 @@ def test_training_moves_every_part_of_the_model(straight: Path) -> None:
     assert still == {name for name, parameter in start.named_parameters() if not parameter.requires_grad}
 
 
+def test_a_phase_without_questions_trains_the_generation_half_alone(straight: Path, tmp_path: Path) -> None:
+    for name in ("autoencoder.pt", "state.pt", "log.jsonl"):
+        shutil.copy(straight / name, tmp_path)
+    drawing = [Phase(until=27, captions=4), Phase(until=30, captions=6, noise=0.5, aside=2)]
+    pretrain.pretrain(dataclasses.replace(RECIPE, phases=[*RECIPE.phases, *drawing]), tmp_path)
+    before, after = (torch.load(folder / "state.pt", weights_only=True) for folder in (straight, tmp_path))
+    model = Bagel(tiny_bagel())
+    moved = {name for name in before["model"] if not torch.equal(before["model"][name], after["model"][name])}
+    assert moved == set(model.generation_parameters())
+    # The optimizers' states rest as well, so that questions of a later phase go on where they were.
+    rests = [name for name, parameter in model.named_parameters() if parameter.requires_grad and name not in moved]
+    groups = [
+        [
+            name
+            for name, parameter in model.named_parameters()
+            if parameter.requires_grad and (parameter.ndim == 2 and ".layers." in name) == inner
+        ]
+        for inner in (True, False)
+    ]
+    for names, old, new in zip(groups, before["optimizer"], after["optimizer"], strict=True):
+        for index, name in enumerate(names):
+            assert (plain(old["state"][index]) == plain(new["state"][index])) == (name in rests), name
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compiling needs a C++ compiler")
+def test_a_compiled_run_follows_the_plain_one(tmp_path: Path) -> None:
+    losses = []
+    for compiled in (False, True):
+        recipe = dataclasses.replace(RECIPE, phases=[Phase(until=21, captions=16)], warmup=30, compiled=compiled)
+        pretrain.pretrain(recipe, folder := tmp_path / str(compiled))
+        losses.append([json.loads(line)["velocity"] for line in (folder / "log.jsonl").read_text().splitlines()])
+    assert losses[0][0] != losses[0][1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+
+
 def test_the_finished_folder_loads_as_the_adapter(straight: Path) -> None:
     adapter = build(AdapterOptions(str(straight / "model")), "cpu")
     state = torch.load(straight / "state.pt", weights_only=True)
@@ -298,6 +335,15 @@ def test_settings_without_sense_are_refused_before_anything_is_written(
     assert main(["pretrain", str(tmp_path / "run"), flag]) == 2
     assert words in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [{"images": 1}, {"questions": 1}, {"aside": 4}, {"images": -1, "questions": 2}, {"noise": 1.5}, {"until": 0}],
+)
+def test_phases_without_sense_are_refused(counts: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="a phase"):
+        Phase(**{"until": 3, "captions": 4, **counts})
 
 
 @pytest.mark.parametrize("flag", ["--prompts=0", "--questions=0"])

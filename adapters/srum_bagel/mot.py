@@ -64,9 +64,15 @@ class Layout:
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
     """Attention of queries (B, L, Hq, hd) over keys and values (B, K, Hk, hd) where ``mask`` (B, 1, L, K) is true."""
-    out = F.scaled_dot_product_attention(
-        q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask, enable_gqa=q.shape[2] != k.shape[2]
-    )
+    # On a CPU, autocast must not reach it: its backward pass in bfloat16 takes several times as long as in float32.
+    with torch.autocast("cpu", enabled=False):
+        out = F.scaled_dot_product_attention(
+            q.transpose(1, 2),
+            k.transpose(1, 2),
+            v.to(q.dtype).transpose(1, 2),
+            attn_mask=mask,
+            enable_gqa=q.shape[2] != k.shape[2],
+        )
     return out.transpose(1, 2)
 
 

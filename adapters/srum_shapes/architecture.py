@@ -60,5 +60,5 @@ def bagel_config(scale: float = 1.0, shift: float = 0.0) -> BagelConfig:
         latent_patch_size=1,
         max_latent_size=SIDE // PATCH,
         vit_max_num_patch_per_side=SIDE // PATCH,
-        timestep_shift=2.0,
+        timestep_shift=3.0,
     )

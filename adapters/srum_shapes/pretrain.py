@@ -250,9 +250,13 @@ def pretrain(recipe: Recipe, folder: Path) -> None:
     optimizer = optimizers(model, recipe)
     start = load_state(folder, model, optimizer)
     keep_log(folder / "log.jsonl", start)
+    if recipe.compiled:
+        for layer in model.language_model.model.layers:
+            layer.compile(dynamic=True)
+        auto.model.encoder.compile()
     # Two threads of one core each, with a part of the batch each, waste less than every operation spread over two.
     # Each parameter's gradient is then the sum of at most two terms, so the order in which they come does not matter.
-    torch.set_num_threads(1)
+    torch.set_num_threads(recipe.threads)
     began = time.monotonic()
     with (folder / "log.jsonl").open("a") as log, ThreadPoolExecutor(1) as side:
         for step in range(start, recipe.steps):
@@ -261,6 +265,7 @@ def pretrain(recipe: Recipe, folder: Path) -> None:
                 for group in each.param_groups:
                     group["lr"] = base * factor
                 each.zero_grad(set_to_none=True)
+            rest_understanding(model, recipe.phase(step).images == 0)
             told = caption_batch(recipe, step)
             asking = side.submit(side_step, model, auto, recipe, step, told)
             drawn = main_step(model, auto, recipe, step, told)
@@ -271,7 +276,7 @@ def pretrain(recipe: Recipe, folder: Path) -> None:
             if step % 20 == 0:
                 row = {
                     "step": step,
-                    "answers": round(asked, 4),
+                    "answers": None if asked is None else round(asked, 4),
                     "velocity": round(drawn, 4),
                     "norm": round(float(norm), 3),
                     "seconds": round(time.monotonic() - began),
@@ -315,32 +320,57 @@ def keep_log(file: Path, start: int) -> None:
         write_bytes(file, "".join(kept).encode())
 
 
-def side_step(model: Bagel, auto: KLAutoencoder, recipe: Recipe, step: int, told: CaptionBatch) -> float:
-    """Forward and backward of the questions and of the captions aside; returns the questions' loss."""
-    patches = (model.config.vit.image_size // model.config.vit.patch_size) ** 2
-    loss = question_loss(model, question_batch(recipe, step, patches))
-    total, phase = loss, recipe.phase(step)
+def rest_understanding(model: Bagel, rest: bool) -> None:
+    """Whether the understanding half gets gradients: without one, an optimizer leaves a parameter and its state alone.
+    Position tables are never trained."""
+    own = model.generation_parameters()
+    for name, parameter in model.named_parameters():
+        if name not in own and "pos_embed" not in name:
+            parameter.requires_grad_(not rest)
+
+
+def side_step(model: Bagel, auto: KLAutoencoder, recipe: Recipe, step: int, told: CaptionBatch) -> float | None:
+    """Forward and backward of the questions and of the captions aside; returns the questions' loss, if any are asked.
+
+    They are one backward pass, so that a gradient is a sum of one term from here and one from :func:`main_step`.
+    """
+    phase = recipe.phase(step)
+    losses: list[Tensor] = []
+    if phase.images:
+        patches = (model.config.vit.image_size // model.config.vit.patch_size) ** 2
+        with precision(recipe):
+            losses.append(question_loss(model, question_batch(recipe, step, patches)))
     if phase.aside:
-        drawn = velocity_loss(model, auto, told, slice(0, phase.aside), recipe.seed * 10**6 - step)
-        total = loss + phase.aside / phase.captions * drawn
-    torch.autograd.backward(total)
-    return loss.item()
+        drawn = velocity_loss(model, auto, recipe, told, slice(0, phase.aside), -step)
+        losses.append(phase.aside / phase.captions * drawn)
+    if losses:
+        torch.autograd.backward(torch.stack(losses).sum())
+    return losses[0].item() if phase.images else None
 
 
 def main_step(model: Bagel, auto: KLAutoencoder, recipe: Recipe, step: int, told: CaptionBatch) -> float:
     """Forward and backward of the other captions; returns their loss."""
     phase = recipe.phase(step)
     part = slice(phase.aside, phase.captions)
-    loss = velocity_loss(model, auto, told, part, recipe.seed * 10**6 + step)
+    loss = velocity_loss(model, auto, recipe, told, part, step)
     torch.autograd.backward((phase.captions - phase.aside) / phase.captions * loss)
     return loss.item()
 
 
-def velocity_loss(model: Bagel, auto: KLAutoencoder, batch: CaptionBatch, part: slice, seed: int) -> Tensor:
-    """:func:`caption_loss` of a part of a batch."""
+def velocity_loss(
+    model: Bagel, auto: KLAutoencoder, recipe: Recipe, batch: CaptionBatch, part: slice, stream: int
+) -> Tensor:
+    """:func:`caption_loss` of a part of a batch; the noise is that of the recipe's seed and ``stream``."""
     with torch.no_grad():
         latents = auto.encode(to_pixels(batch.pictures[part]))
-    return caption_loss(model, latents, batch.captions[part], torch.Generator().manual_seed(seed))
+    noise = torch.Generator().manual_seed(recipe.seed * 10**6 + stream)
+    with precision(recipe):
+        return caption_loss(model, latents, batch.captions[part], noise)
+
+
+def precision(recipe: Recipe) -> torch.autocast:
+    """Where matrix products are in bfloat16 if the recipe says so; each thread enters its own."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=recipe.compiled)
 
 
 def save_state(folder: Path, model: Bagel, optimizer: list[torch.optim.Optimizer], step: int) -> None:
