@@ -254,7 +254,7 @@ def test_a_model_of_another_config_is_not_loaded(tmp_path: Path) -> None:
     adapter.save(tmp_path)
     file = tmp_path / CONFIG
     text = file.read_text()
-    file.write_text(text.replace('"timestep_shift": 2.0', '"timestep_shift": 3.0'))  # of the same tensors
+    file.write_text(text.replace('"timestep_shift": 3.0', '"timestep_shift": 2.0'))  # of the same tensors
     with pytest.raises(CheckpointError, match="another config"):
         adapter.load_trained(tmp_path)
     file.write_text(text.replace('"llm"', '"lm"'))
