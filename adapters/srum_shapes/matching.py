@@ -23,6 +23,12 @@ MOST_SKEW = 2
 OFFSETS = (-0.5, -0.25, 0.0, 0.25, 0.5)
 """Where a side may lie from the border of the pixels that are mostly covered, in pixels."""
 
+ARMS = (2.0, 2.5, 3.0, 3.5, 4.0)
+"""Thickness of a cross's arms in pixels: renders have 2, 3 or 4 by their size, and a cross with those of another size
+is a cross."""
+LEAST_ARM, MOST_ARM = 0.2, 0.42
+"""Of the sides."""
+
 Corners = tuple[float, float, float, float]
 """x0, y0, x1, y1 in pixels."""
 
@@ -74,19 +80,48 @@ def _borders(mask: NDArray[np.bool_]) -> Iterator[tuple[int, int, int, int]]:
 def _bank(shape: str, width: int, height: int) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     """Corners (K, 4) from those of a box of this size, the shares (K, (height + 2) * (width + 2)) that the shape covers
     there, and their sums (K,)."""
+    arms = (None, *ARMS) if shape == "cross" else (None,)
     corners, templates = [], []
     for left, top, right, bottom in product(OFFSETS, repeat=4):
         wide, high = width + right - left, height + bottom - top
         if min(wide, high) < SIDES[0] or max(wide, high) > SIDES[1] or abs(wide - high) > MOST_SKEW:
             continue
-        drawn = np.zeros((height + 2, width + 2), dtype=np.float32)
-        for share_x, x0, x1 in _between(left, width + right):
-            for share_y, y0, y1 in _between(top, height + bottom):
-                drawn[y0 + 1 : y1 + 1, x0 + 1 : x1 + 1] += share_x * share_y * template(shape, x1 - x0, y1 - y0)
-        corners.append((left, top, width + right, height + bottom))
-        templates.append(drawn.reshape(-1))
+        place = (left, top, width + right, height + bottom)
+        for arm in arms:
+            if arm is None:
+                drawn = _mixed(shape, width, height, place)
+            elif arm / max(wide, high) >= LEAST_ARM and arm / min(wide, high) <= MOST_ARM:
+                drawn = _cross(width, height, place, arm)
+            else:
+                continue
+            corners.append(place)
+            templates.append(drawn.reshape(-1))
     stacked = np.array(templates, dtype=np.float32).reshape(len(templates), (height + 2) * (width + 2))
     return np.array(corners, dtype=np.float32).reshape(-1, 4), stacked, stacked.sum(1)
+
+
+def _mixed(shape: str, width: int, height: int, place: Corners) -> NDArray[np.float32]:
+    """Shares (height + 2, width + 2) of a shape at these corners: a mixture of those at whole corners."""
+    drawn = np.zeros((height + 2, width + 2), dtype=np.float32)
+    for share_x, x0, x1 in _between(place[0], place[2]):
+        for share_y, y0, y1 in _between(place[1], place[3]):
+            drawn[y0 + 1 : y1 + 1, x0 + 1 : x1 + 1] += share_x * share_y * template(shape, x1 - x0, y1 - y0)
+    return drawn
+
+
+def _cross(width: int, height: int, place: Corners, arm: float) -> NDArray[np.float32]:
+    """Shares (height + 2, width + 2) of a cross at these corners with arms of this thickness."""
+
+    def covered(pixels: int, low: float, high: float) -> NDArray[np.float32]:
+        """The share of each pixel from -1 to ``pixels`` that lies in an interval."""
+        first = np.arange(-1, pixels + 1, dtype=np.float32)
+        return np.clip(np.minimum(first + 1, high) - np.maximum(first, low), 0.0, 1.0).astype(np.float32)
+
+    x0, y0, x1, y1 = place
+    x, y, half = (x0 + x1) / 2, (y0 + y1) / 2, arm / 2
+    upright = np.outer(covered(height, y0, y1), covered(width, x - half, x + half))
+    level = np.outer(covered(height, y - half, y + half), covered(width, x0, x1))
+    return np.maximum(upright, level)
 
 
 def _between(low: float, high: float) -> list[tuple[float, int, int]]:

@@ -89,7 +89,7 @@ def shipped_phases() -> list[Phase]:
         Phase(until=4800, images=16, questions=4, captions=112, relations=2, layouts=0.05, aside=40),
         Phase(until=5650, images=16, questions=4, captions=112, relations=2, layouts=0.05, noise=0.45, aside=40),
         Phase(until=12500, captions=128, layouts=0.05),
-        Phase(until=15000, captions=128, layouts=0.05, noise=0.45),
+        Phase(until=15000, captions=128, layouts=0.05, noise=0.35),
     ]
 
 

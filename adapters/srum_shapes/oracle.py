@@ -20,10 +20,10 @@ from srum_shapes.world import BACKGROUND, COLOURS, PALETTE, SIDE, SceneObject, h
 
 LEAST_AREA = 12
 """Fewer connected pixels of one colour are noise; the smallest drawn object has 28."""
-LEAST_IOU = 0.905
-LEAST_LEAD = 0.08
-"""What the best shape's soft IoU must reach, and by how much it must beat the second best: a shape's half grown into
-another shape's is refused."""
+LEAST_IOU = {"circle": 0.9, "square": 0.925, "triangle": 0.9, "cross": 0.86}
+LEAST_LEAD = 0.05
+"""What the best shape's soft IoU must reach, and by how much it must beat the second best: half of a shape grown into
+half of another is refused. A shape with more border for its area loses more to the same soft border."""
 SHARES = (0.1, 0.9)
 """Pixels covered by less than the first share count as bare, by more than the second as covered: noise is no share."""
 
@@ -70,8 +70,7 @@ def inspect(image: NDArray[np.uint8]) -> Reading:
         own = np.pad(mask, 1)
         near = ndimage.binary_dilation(own, _AROUND[0] > 0) & ~(drawn[window] & ~own)
         best = matches(shares[colour.start][window] * near, mask)
-        lead = best[0].iou - best[1].iou if len(best) > 1 else 0.0
-        if lead < LEAST_LEAD or best[0].iou < LEAST_IOU:
+        if not best or best[0].iou - best[1].iou < LEAST_LEAD or best[0].iou < LEAST_IOU[best[0].shape]:
             unreadable += 1
         else:
             x, y = columns.start, rows.start
