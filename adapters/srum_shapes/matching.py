@@ -121,7 +121,8 @@ def _cross(width: int, height: int, place: Corners, arm: float) -> NDArray[np.fl
     x, y, half = (x0 + x1) / 2, (y0 + y1) / 2, arm / 2
     upright = np.outer(covered(height, y0, y1), covered(width, x - half, x + half))
     level = np.outer(covered(height, y - half, y + half), covered(width, x0, x1))
-    return np.maximum(upright, level)
+    drawn: NDArray[np.float32] = np.maximum(upright, level)
+    return drawn
 
 
 def _between(low: float, high: float) -> list[tuple[float, int, int]]:
