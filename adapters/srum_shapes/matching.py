@@ -115,7 +115,8 @@ def _cross(width: int, height: int, place: Corners, arm: float) -> NDArray[np.fl
     def covered(pixels: int, low: float, high: float) -> NDArray[np.float32]:
         """The share of each pixel from -1 to ``pixels`` that lies in an interval."""
         first = np.arange(-1, pixels + 1, dtype=np.float32)
-        return np.clip(np.minimum(first + 1, high) - np.maximum(first, low), 0.0, 1.0).astype(np.float32)
+        shares: NDArray[np.float32] = np.clip(np.minimum(first + 1, high) - np.maximum(first, low), 0, 1)
+        return shares
 
     x0, y0, x1, y1 = place
     x, y, half = (x0 + x1) / 2, (y0 + y1) / 2, arm / 2
