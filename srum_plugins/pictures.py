@@ -175,9 +175,9 @@ def training_curve(rows: Sequence[Mapping[str, float]]) -> Image.Image:
         if window > 1:
             smooth = np.convolve(values, np.ones(window) / window, mode="valid")
             axes.plot(steps[window - 1 :], smooth, color="#2166ac", linewidth=1.8)
-        axes.set_title(name + (f" (dark: mean of {window} steps)" if window > 1 else ""), fontsize=10)
+        axes.set_title(name + (f" (dark: mean of {window} points)" if window > 1 else ""), fontsize=10)
         axes.set_xlabel("train step")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
         axes.spines[["top", "right"]].set_visible(False)
     png = BytesIO()
     figure.savefig(png, format="png")
