@@ -57,13 +57,15 @@ def run(seed: int, arms: list[str], extra: list[str]) -> list[dict[str, Any]]:
 SPLITS = ("in_domain", "out_of_domain")
 
 
-def verdicts(config: str, overrides: list[str]) -> dict[str, list[float]]:
-    """``full`` of every evaluated image, by split, in the order of the benchmark's prompts."""
+def verdicts(config: str, overrides: list[str]) -> dict[str, dict[str, list[float]]]:
+    """``full`` of every evaluated image, before and after, by split, in the order of the benchmark's prompts."""
     host = PluginHost.load()
     session = Session(load(Path(config), overrides, host), host)
-    found: dict[str, list[float]] = {}
-    for record in evaluate.shards(session, session.directory(evaluate.STAGE)).read():
-        found.setdefault(record.split, []).append(record.values["full"])
+    found: dict[str, dict[str, list[float]]] = {}
+    for side, stage in (("before", evaluate.BASELINE), ("after", evaluate.STAGE)):
+        splits = found[side] = {}
+        for record in evaluate.shards(session, session.directory(stage)).read():
+            splits.setdefault(record.split, []).append(record.values["full"])
     return found
 
 
@@ -79,37 +81,43 @@ def markdown(head: list[str], body: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *body])
 
 
+def together(pairs: list[tuple[list[float], list[float]]]) -> str:
+    """The delta over several seeds with its 95 % interval over prompts: a prompt's figure is its mean over seeds."""
+    before, after = (np.mean([pair[side] for pair in pairs], axis=0) for side in (0, 1))
+    interval = paired_bootstrap(before, after)
+    return shown(interval.delta, interval.low, interval.high)
+
+
 def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown: each seed's delta of full accuracy with its 95 % interval, and the mean over seeds."""
+    """Markdown: each seed's delta of full accuracy with its 95 % interval, and that of all seeds together."""
     seeds = sorted({row["seed"] for row in rows})
     body = []
     for arm in ARMS:
         for split in SPLITS:
-            found = {row["seed"]: row[split] for row in rows if row["arm"] == arm}
+            found = {row["seed"]: row for row in rows if row["arm"] == arm}
             if found:
-                mean = np.mean([figures["delta"] for figures in found.values()])
-                cells = [cell(found[seed]) if seed in found else "" for seed in seeds]
-                body.append([arm, split.replace("_", "-"), *cells, f"{mean:+.3f}"])
-    return markdown(["arm", "split", *(f"seed {seed}" for seed in seeds), "mean"], body)
+                sides = [(row["verdicts"]["before"][split], row["verdicts"]["after"][split]) for row in found.values()]
+                cells = [cell(found[seed][split]) if seed in found else "" for seed in seeds]
+                body.append([arm, split.replace("_", "-"), *cells, together(sides)])
+    return markdown(["arm", "split", *(f"seed {seed}" for seed in seeds), "all seeds"], body)
 
 
 def against(rows: list[dict[str, Any]], control: str) -> str:
     """Markdown: each arm against a control of the same seed on the same prompts, paired; empty where one is missing."""
     seeds = sorted({row["seed"] for row in rows})
-    found = {(row["arm"], row["seed"]): row["verdicts"] for row in rows}
+    found = {(row["arm"], row["seed"]): row["verdicts"]["after"] for row in rows}
     body = []
     for arm in [arm for arm in ARMS if arm != control and any((arm, seed) in found for seed in seeds)]:
         for split in SPLITS:
-            cells = []
+            cells, sides = [], []
             for seed in seeds:
                 if (arm, seed) in found and (control, seed) in found:
-                    before, after = (np.array(found[name, seed][split]) for name in (control, arm))
-                    interval = paired_bootstrap(before, after)
-                    cells.append(shown(interval.delta, interval.low, interval.high))
+                    sides.append((found[control, seed][split], found[arm, seed][split]))
+                    cells.append(together(sides[-1:]))
                 else:
                     cells.append("")
-            body.append([arm, split.replace("_", "-"), *cells])
-    return markdown([f"arm minus {control}", "split", *(f"seed {seed}" for seed in seeds)], body)
+            body.append([arm, split.replace("_", "-"), *cells, together(sides) if sides else ""])
+    return markdown([f"arm minus {control}", "split", *(f"seed {seed}" for seed in seeds), "all seeds"], body)
 
 
 def main() -> None:

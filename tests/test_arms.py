@@ -29,24 +29,28 @@ def row(arm: str, seed: int, full: list[float], before: float = 0.5) -> dict[str
     delta = sum(full) / len(full) - before
     figures = {"delta": delta, "ci95": [delta - 0.1, delta + 0.1]}
     splits = ("in_domain", "out_of_domain")
-    return {"arm": arm, "seed": seed, **dict.fromkeys(splits, figures), "verdicts": dict.fromkeys(splits, full)}
+    sides = {"before": dict.fromkeys(splits, [before] * len(full)), "after": dict.fromkeys(splits, full)}
+    return {"arm": arm, "seed": seed, **dict.fromkeys(splits, figures), "verdicts": sides}
 
 
-def test_the_table_has_each_seed_and_the_mean(arms: ModuleType) -> None:
+def test_the_table_has_each_seed_and_all_together(arms: ModuleType) -> None:
     rows = [row("paired", 0, [1.0, 1.0]), row("paired", 1, [1.0, 0.0]), row("uniform", 1, [0.0, 0.0])]
     lines = arms.table(rows).splitlines()
-    assert lines[0] == "| arm | split | seed 0 | seed 1 | mean |"
-    assert "| paired | in-domain | +0.500 [+0.400, +0.600] | +0.000 [-0.100, +0.100] | +0.250 |" in lines
-    assert "| uniform | out-of-domain |  | -0.500 [-0.600, -0.400] | -0.500 |" in lines
+    assert lines[0] == "| arm | split | seed 0 | seed 1 | all seeds |"
+    # Over both seeds the two prompts gain 0.5 and 0: an interval from the one to the other.
+    assert (
+        "| paired | in-domain | +0.500 [+0.400, +0.600] | +0.000 [-0.100, +0.100] | +0.250 [+0.000, +0.500] |" in lines
+    )
+    assert "| uniform | out-of-domain |  | -0.500 [-0.600, -0.400] | -0.500 [-0.500, -0.500] |" in lines
     assert len(lines) == 2 + 2 * 2
 
 
 def test_an_arm_is_compared_with_the_control_of_its_own_seed(arms: ModuleType) -> None:
     rows = [row("uniform", 0, [0.0, 1.0]), row("paired", 0, [1.0, 1.0]), row("paired", 1, [1.0, 1.0])]
     lines = arms.against(rows, "uniform").splitlines()
-    assert lines[0] == "| arm minus uniform | split | seed 0 | seed 1 |"
+    assert lines[0] == "| arm minus uniform | split | seed 0 | seed 1 | all seeds |"
     assert lines[2].startswith("| paired | in-domain | +0.500 [")
-    assert lines[2].endswith("] |  |")
+    assert lines[2].endswith("] |  | +0.500 [+0.000, +1.000] |")
     assert len(lines) == 2 + 2
 
 
