@@ -49,7 +49,8 @@ def run(seed: int, arms: list[str], extra: list[str]) -> list[dict[str, Any]]:
         subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
         summary = json.loads((folder / "summary.json").read_text())
         summary["verdicts"] = verdicts(command[2], command[3:])
-        rows.append({"arm": arm, "seed": seed, "command": " ".join(["srum", *command[1:]]), **summary})
+        # The summary has an arm of its own, which does not tell the objectives' settings apart.
+        rows.append({**summary, "arm": arm, "seed": seed, "command": " ".join(["srum", *command[1:]])})
         print(f"seed {seed}  {arm:18s}", *(cell(summary[split]) for split in SPLITS), flush=True)
     return rows
 
