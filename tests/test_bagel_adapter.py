@@ -87,7 +87,7 @@ def test_long_choices_are_scored_with_their_end() -> None:
     ids = adapter.dialect.encode(asked)
     log = []
     for answer in ("none", "<1> <2> <3> <4>"):
-        vision = adapter.model.vision_tokens(adapter._pixels([image]))
+        vision = adapter.model.vision_tokens(adapter.preparation.seen(image))
         pieces = [adapter.model.text(ids)]
         context = adapter.model.prefill([[Piece(PieceKind.VISION, count=vision.shape[1]), *pieces]], vision[0])
         total, token = 0.0, adapter.config.tokens.bos
@@ -231,9 +231,9 @@ def test_forwards_stay_on_the_device_of_the_model() -> None:
     with torch.no_grad():
         context = model.prefill([[model.text(adapter.dialect.encode(prompt.text))] for prompt in PROMPTS[:2]], None)
         tokens = sample(model, context, model.empty_cache(2), torch.zeros(2, 64, 48, device="meta"), (8, 8), SAMPLING)
-        vision, rows = adapter._see(pictures(2))
-        image = Piece(PieceKind.VISION, count=vision.shape[1])
-        context = model.prefill([[image], [image, model.text([5])]], vision[rows].flatten(0, 1))
+        vision = adapter._see(pictures(2))
+        image = Piece(PieceKind.VISION, count=len(vision[0]))
+        context = model.prefill([[image], [image, model.text([5])]], torch.cat(vision))
         logits, context = model.next_logits(torch.ones(2, dtype=torch.long, device="meta"), context)
     assert {part.device.type for part in (latents, prediction.velocity, tokens, logits, context.ends)} == {"meta"}
 

@@ -66,14 +66,22 @@ def test_a_package_imports_of_ours_only_what_it_may(package: str) -> None:
 
 
 def test_what_is_imported_is_declared() -> None:
-    names = {canonicalize_name(Requirement(line).name) for line in PROJECT["project"]["dependencies"]}
+    def names(lines: list[str]) -> set[str]:
+        return {canonicalize_name(Requirement(line).name) for line in lines}
+
+    always = names(PROJECT["project"]["dependencies"])
+    extras = PROJECT["project"]["optional-dependencies"]
+    # What an extra brings may be imported where it is used, not where a module begins.
+    later = always | set().union(*(names(lines) for extra, lines in extras.items() if extra != "dev"))
     dists = importlib.metadata.packages_distributions()
     wrong = [
         f"{file.relative_to(ROOT)}:{line} imports {module}, which no dependency in pyproject.toml provides"
         for _, file in FILES
+        for lines in [file.read_text().splitlines()]
         for line, module in imported(file)
         if root(module) not in {*sys.stdlib_module_names, *PACKAGES}
-        and not names & {canonicalize_name(dist) for dist in dists.get(root(module), [])}
+        and not (later if lines[line - 1].startswith(" ") else always)
+        & {canonicalize_name(dist) for dist in dists.get(root(module), [])}
     ]
     assert wrong == []
 

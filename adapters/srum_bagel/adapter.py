@@ -8,19 +8,20 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from srum_bagel.autoencoder import KLAutoencoder, PixelAutoencoder, patchify, to_pixels, to_uint8, unpatchify
-from srum_bagel.checkpoint import WEIGHTS, load_strictly, read_config, read_tensors, save_model
+from srum_bagel.autoencoder import KLAutoencoder, PixelAutoencoder, patchify, to_uint8, unpatchify
+from srum_bagel.checkpoint import WEIGHTS, read_config, save_model
 from srum_bagel.config import BagelConfig
+from srum_bagel.images import AsTheyAre, Preparation
 from srum_bagel.model import Bagel
 from srum_bagel.options import Sampling
 from srum_bagel.packing import Piece, PieceKind
 from srum_bagel.sampler import sample, shifted
 from srum_bagel.understanding import greedy
+from srum_bagel.weights import load_weights
 from srum_plugins.contracts import Draws, Generated, GenerationRequest, ModelAdapter, Prediction, Question
 from srum_plugins.errors import CheckpointError, ContractError
 from srum_plugins.records import Box, Failure, Prompt, Region
@@ -28,7 +29,7 @@ from srum_plugins.records import Box, Failure, Prompt, Region
 TEXT_DROPOUT = 0.1
 """Share of training examples whose text is dropped, as in BAGEL's training."""
 IMAGES_PER_CALL = 64
-"""Images that understanding reads in one forward."""
+"""Images that understanding reads in one forward, if the adapter is not told otherwise."""
 
 
 class Dialect(ABC):
@@ -54,8 +55,8 @@ class Dialect(ABC):
         """The question whose answer is the boxes of a phrase."""
 
     @abstractmethod
-    def read_boxes(self, answer: str) -> list[Box] | Failure:
-        """The boxes of such an answer, in pixels."""
+    def read_boxes(self, answer: str, size: tuple[int, int]) -> list[Box] | Failure:
+        """The boxes of such an answer, in pixels of an image of this (width, height)."""
 
 
 @dataclass(frozen=True)
@@ -83,15 +84,27 @@ class FlowPrediction:
 
 
 class BagelAdapter(ModelAdapter):
-    """A BAGEL of any size with its autoencoder and dialect. Training moves the generation half only."""
+    """A BAGEL of any size with its autoencoder and dialect. Training moves the generation half only.
+
+    ``size`` (width, height) is that of images where a request names none; ``preparation`` says which images are taken
+    and how they are resized (default: those of exactly that size).
+    """
 
     def __init__(
-        self, model: Bagel, autoencoder: KLAutoencoder | PixelAutoencoder, dialect: Dialect, size: tuple[int, int]
+        self,
+        model: Bagel,
+        autoencoder: KLAutoencoder | PixelAutoencoder,
+        dialect: Dialect,
+        size: tuple[int, int],
+        preparation: Preparation | None = None,
+        images_per_call: int = IMAGES_PER_CALL,
     ) -> None:
         self.model = model.requires_grad_(False)
         self.autoencoder = autoencoder.requires_grad_(False)
         self.dialect = dialect
         self.size = size
+        self.preparation = preparation or AsTheyAre(size)
+        self.images_per_call = images_per_call
         self._base: dict[str, Tensor] = {}
 
     @property
@@ -132,17 +145,17 @@ class BagelAdapter(ModelAdapter):
     def answer(self, questions: Sequence[Question]) -> list[str]:
         """See :meth:`ModelAdapter.answer`."""
         answers: list[str] = []
-        for start in range(0, len(questions), IMAGES_PER_CALL):
-            chunk = questions[start : start + IMAGES_PER_CALL]
-            vision, rows = self._see([question.image for question in chunk])
+        for start in range(0, len(questions), self.images_per_call):
+            chunk = questions[start : start + self.images_per_call]
+            vision = self._see([question.image for question in chunk])
             pieces = [
                 [
-                    Piece(PieceKind.VISION, count=vision.shape[1]),
+                    Piece(PieceKind.VISION, count=len(tokens)),
                     self.model.text(self.dialect.encode(self.dialect.ask(question.text, question.box))),
                 ]
-                for question in chunk
+                for question, tokens in zip(chunk, vision, strict=True)
             ]
-            context = self.model.prefill(pieces, vision[rows].flatten(0, 1))
+            context = self.model.prefill(pieces, torch.cat(vision))
             found = greedy(self.model, context, self.dialect.longest_answer)
             answers += [self.dialect.decode(ids) for ids in found]
         return answers
@@ -159,20 +172,20 @@ class BagelAdapter(ModelAdapter):
             by_image.setdefault(id(question.image), []).append(index)
         groups = list(by_image.values())
         done: dict[int, tuple[float, ...]] = {}
-        for start in range(0, len(groups), IMAGES_PER_CALL):
-            done |= self._choices(questions, groups[start : start + IMAGES_PER_CALL])
+        for start in range(0, len(groups), self.images_per_call):
+            done |= self._choices(questions, groups[start : start + self.images_per_call])
         return [done[index] for index in range(len(questions))]
 
     def _choices(self, questions: Sequence[Question], groups: list[list[int]]) -> dict[int, tuple[float, ...]]:
         """Score every choice as the answer of a branch of its own: the sum over its tokens and the end token. A
         question whose choices are single tokens needs one branch only."""
         tokens = self.config.tokens
-        vision, rows = self._see([questions[members[0]].image for members in groups])
+        vision = self._see([questions[members[0]].image for members in groups])
         samples: list[list[Piece]] = []
         reads: list[tuple[int, int, list[int], int]] = []
         count = 0
-        for members in groups:
-            sample_pieces = [Piece(PieceKind.VISION, count=vision.shape[1])]
+        for members, image in zip(groups, vision, strict=True):
+            sample_pieces = [Piece(PieceKind.VISION, count=len(image))]
             count += 2
             branch = 0
             for index in members:
@@ -192,7 +205,7 @@ class BagelAdapter(ModelAdapter):
                     count += 1 + len(answer)
             samples.append(sample_pieces)
         packed = self.model.pack(samples)
-        und, _ = self.model.hidden(packed, vision[rows].flatten(0, 1), None)
+        und, _ = self.model.hidden(packed, torch.cat(vision), None)
         logprobs: dict[int, list[float]] = {}
         for index, _, answer, first in reads:
             wanted = packed.text_rows[first : first + 1 + len(answer)]
@@ -216,31 +229,25 @@ class BagelAdapter(ModelAdapter):
         ]
         answers = iter(self.answer(questions))
         located: list[list[Region | Failure]] = []
-        for wanted in phrases:
+        for image, wanted in zip(images, phrases, strict=True):
             regions: list[Region | Failure] = []
             for phrase in wanted:
-                boxes = self.dialect.read_boxes(next(answers))
+                boxes = self.dialect.read_boxes(next(answers), image.size)
                 regions += [boxes] if isinstance(boxes, Failure) else [Region(box, phrase) for box in boxes]
             located.append(regions)
         return located
 
-    def _see(self, images: Sequence[Image.Image]) -> tuple[Tensor, Tensor]:
-        """Vision tokens (U, N, D) of the distinct images, and the row of each image among them."""
-        order: dict[int, int] = {}
-        distinct: list[Image.Image] = []
-        for image in images:
-            if id(image) not in order:
-                order[id(image)] = len(distinct)
-                distinct.append(image)
-        vision = self.model.vision_tokens(self._pixels(distinct))
-        return vision, torch.tensor([order[id(image)] for image in images], device=vision.device)
-
-    def _pixels(self, images: Sequence[Image.Image]) -> Tensor:
-        for image in images:
-            if image.size != self.size:
-                raise ContractError(f"this checkpoint reads images of {self.size} pixels, got {image.size}")
-        arrays = np.stack([np.asarray(image.convert("RGB")) for image in images])
-        return to_pixels(torch.from_numpy(arrays)).to(self.model.device)
+    def _see(self, images: Sequence[Image.Image]) -> list[Tensor]:
+        """Vision tokens (N, D) of each image. An image given twice is read once, and images of one size together."""
+        prepared = {id(image): self.preparation.seen(image) for image in images}
+        by_size: dict[torch.Size, list[int]] = {}
+        for key, pixels in prepared.items():
+            by_size.setdefault(pixels.shape, []).append(key)
+        seen: dict[int, Tensor] = {}
+        for keys in by_size.values():
+            tokens = self.model.vision_tokens(torch.cat([prepared[key] for key in keys]).to(self.model.device))
+            seen |= dict(zip(keys, tokens, strict=True))
+        return [seen[id(image)] for image in images]
 
     # --- training -------------------------------------------------------------------------------------------
     def token_grid(self, width: int, height: int) -> tuple[int, int]:
@@ -257,7 +264,8 @@ class BagelAdapter(ModelAdapter):
     @torch.no_grad()
     def encode(self, images: Sequence[Image.Image]) -> Tensor:
         """See :meth:`ModelAdapter.encode`."""
-        latents: Tensor = self.autoencoder.encode(self._pixels(images))
+        pixels = torch.cat([self.preparation.encoded(image) for image in images])
+        latents: Tensor = self.autoencoder.encode(pixels.to(self.model.device))
         return latents
 
     def draw(self, latents: Tensor, generator: torch.Generator) -> Draws:
@@ -313,7 +321,7 @@ class BagelAdapter(ModelAdapter):
         """See :meth:`ModelAdapter.load_trained`. The folder must hold a model of the same config."""
         if read_config(folder) != self.config:
             raise CheckpointError(f"{folder} holds a BAGEL of another config than the one that is loaded")
-        load_strictly(self.model, read_tensors(folder / WEIGHTS), folder / WEIGHTS)
+        load_weights(self.model, [folder / WEIGHTS], self.model.device)
 
     def understanding_digest(self) -> str:
         """sha256 over every weight but the generation half's, in order of name."""

@@ -50,6 +50,11 @@ class Bagel(nn.Module):
         """Where the weights are."""
         return self.vae2llm.weight.device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of the weights, in which everything between pixels, latents and velocities is computed."""
+        return self.vae2llm.weight.dtype
+
     def generation_parameters(self) -> dict[str, nn.Parameter]:
         """The generation half by name: the generation expert, the latent maps and the timestep embedder."""
         own = ("vae2llm.", "llm2vae.", "time_embedder.")
@@ -70,12 +75,14 @@ class Bagel(nn.Module):
         """Pixels (B, 3, H, W) in [-1, 1] to language-model inputs (B, h * w, D)."""
         patch = self.config.vit.patch_size
         ids = grid_ids(pixels.shape[2] // patch, pixels.shape[3] // patch, self.vit_pos_embed.side)
-        tokens: Tensor = self.connector(self.vit_model(pixels)) + self.vit_pos_embed(ids.to(pixels.device))
+        tokens: Tensor = self.connector(self.vit_model(pixels.to(self.dtype))) + self.vit_pos_embed(
+            ids.to(pixels.device)
+        )
         return tokens
 
     def latent_tokens(self, noisy: Tensor, timestep: Tensor, ids: Tensor) -> Tensor:
         """Latent tokens (T, p * p * C) at timesteps (T,) and grid ids (T,) to language-model inputs (T, D)."""
-        tokens: Tensor = self.vae2llm(noisy) + self.time_embedder(timestep) + self.latent_pos_embed(ids)
+        tokens: Tensor = self.vae2llm(noisy.to(self.dtype)) + self.time_embedder(timestep) + self.latent_pos_embed(ids)
         return tokens
 
     def latent_ids(self, height: int, width: int) -> Tensor:

@@ -33,3 +33,24 @@ class Sampling:
             raise ValueError(f"interval must be (low, high), got {self.interval}")
         if not 0.0 <= self.renorm_min <= 1.0:
             raise ValueError(f"renorm_min must lie in [0, 1], got {self.renorm_min}")
+
+
+@dataclass(frozen=True)
+class AdapterOptions:
+    """Which released checkpoint, and how it is held.
+
+    ``checkpoint`` is a folder, or a hub id with ``revision``, the commit that it is pinned to. ``weights`` chooses
+    where a folder holds both ``ema`` and ``model`` weights. ``size`` (width, height) in pixels is that of images where
+    a request names none. ``answer_tokens`` bounds open answers.
+    """
+
+    checkpoint: str
+    revision: str | None = None
+    weights: Literal["auto", "ema", "model"] = "auto"
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    size: tuple[int, int] = (1024, 1024)
+    answer_tokens: int = 512
+
+    def __post_init__(self) -> None:
+        if self.answer_tokens < 1:
+            raise ValueError(f"answer_tokens must be at least 1, got {self.answer_tokens}")

@@ -37,7 +37,7 @@ class ShapesDialect(Dialect):
         """Such as ``find red circle``."""
         return grounding_question(phrase)
 
-    def read_boxes(self, answer: str) -> list[Box] | Failure:
+    def read_boxes(self, answer: str, size: tuple[int, int]) -> list[Box] | Failure:
         """See :func:`srum_shapes.questions.parse_boxes`."""
         return parse_boxes(answer)
 

@@ -1,0 +1,53 @@
+"""Where a checkpoint is: a folder, or a pinned revision on the Hugging Face hub."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from srum_plugins.errors import CheckpointError, ConfigError
+
+_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_PATTERNS = ["*.json", "*.txt", "*.safetensors"]
+
+
+def check_place(checkpoint: str, revision: str | None) -> None:
+    """Refuse what can be neither, before anything is downloaded.
+
+    Raises:
+        ConfigError: neither a folder nor a hub id, a hub id without a commit, or a folder with one.
+    """
+    if Path(checkpoint).expanduser().is_dir():
+        if revision is not None:
+            raise ConfigError(f"adapter.revision is for checkpoints of the hub; {checkpoint} is a folder")
+        return
+    if not _ID.fullmatch(checkpoint):
+        raise ConfigError(
+            f"adapter.checkpoint={checkpoint!r} is neither a folder nor a hub id such as ByteDance-Seed/BAGEL-7B-MoT"
+        )
+    if revision is None or not _COMMIT.fullmatch(revision):
+        raise ConfigError(
+            f"adapter.checkpoint={checkpoint} is no folder here, and a hub id needs adapter.revision, the commit that "
+            f"it is pinned to (40 hex digits, from the history of the model's files on the hub); got {revision!r}"
+        )
+
+
+def local_folder(checkpoint: str, revision: str | None) -> Path:
+    """The folder; downloads a pinned revision into the hub's cache, or finds it there.
+
+    Raises:
+        ConfigError: see :func:`check_place`.
+        CheckpointError: the download failed.
+    """
+    check_place(checkpoint, revision)
+    folder = Path(checkpoint).expanduser()
+    if folder.is_dir():
+        return folder
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        return Path(snapshot_download(checkpoint, revision=revision, allow_patterns=_PATTERNS))
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise CheckpointError(f"cannot get {checkpoint} at {revision} from the hub: {error}") from error

@@ -1,0 +1,51 @@
+"""What BAGEL offers to the framework: the released model, from a folder or the hub."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from srum_bagel.hub import local_folder
+from srum_bagel.options import AdapterOptions, Sampling
+from srum_plugins.contracts import Capability
+from srum_plugins.hookspecs import hookimpl
+from srum_plugins.providers import Provider
+
+
+@hookimpl
+def srum_model_adapters() -> list[Provider]:
+    """BAGEL-7B and whatever has its layout."""
+    return [
+        Provider(
+            name="bagel",
+            summary="a released BAGEL checkpoint: generates and answers (training it is not there yet)",
+            factory=_adapter,
+            options=AdapterOptions,
+            sampling=Sampling,
+            capabilities=frozenset(set(Capability) - {Capability.THINK, Capability.TRAIN}),
+            modules=("accelerate", "huggingface_hub"),
+            extra="pip install 'srum-plugins[bagel]'",
+            identity=_identity,
+        )
+    ]
+
+
+def _adapter(options: AdapterOptions, device: str) -> Any:
+    from srum_bagel.released import build
+
+    return build(options, device)
+
+
+def _identity(options: AdapterOptions) -> str:
+    """Of a checkpoint from the hub its commit. Of a folder a hash of its small files and, because reading tens of
+    gigabytes at every start would take minutes, of the names, sizes and dates of the large ones."""
+    if not Path(options.checkpoint).expanduser().is_dir():
+        return f"{options.checkpoint}@{options.revision}"
+    digest = hashlib.sha256()
+    for file in sorted(local_folder(options.checkpoint, options.revision).iterdir()):
+        if file.suffix == ".safetensors":
+            digest.update(f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}\n".encode())
+        elif file.suffix in (".json", ".txt"):
+            digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()
