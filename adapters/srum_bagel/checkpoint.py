@@ -11,10 +11,9 @@ from pathlib import Path
 import torch
 
 from srum_bagel.autoencoder import KLAutoencoder, PixelAutoencoder, build_autoencoder
-from srum_bagel.config import BagelConfig
+from srum_bagel.config import BagelConfig, read_json
 from srum_bagel.model import Bagel
 from srum_bagel.weights import load_weights, save_weights
-from srum_plugins.errors import CheckpointError
 
 CONFIG, WEIGHTS, AUTOENCODER = "bagel.json", "ema.safetensors", "ae.safetensors"
 
@@ -47,11 +46,4 @@ def load_model(folder: Path, device: torch.device) -> tuple[Bagel, KLAutoencoder
 
 def read_config(folder: Path) -> BagelConfig:
     """The config of a checkpoint folder."""
-    file = folder / CONFIG
-    if not file.is_file():
-        raise CheckpointError(f"{folder} holds no {CONFIG}: it is no checkpoint written by srum or srum-shapes")
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:  # also for bytes that are no text
-        raise CheckpointError(f"{file} is damaged: {error}") from error
-    return BagelConfig.parse(data)
+    return BagelConfig.parse(read_json(folder / CONFIG, "it is no checkpoint written by srum or srum-shapes"))

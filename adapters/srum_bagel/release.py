@@ -6,7 +6,6 @@ the released checkpoint, which the original code reads with ``strict=True`` too.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import shutil
@@ -18,7 +17,7 @@ from typing import Any
 import torch
 
 from srum_bagel.autoencoder import KLAutoencoder
-from srum_bagel.config import AutoencoderConfig, BagelConfig, LanguageConfig, SpecialTokens, VisionConfig
+from srum_bagel.config import AutoencoderConfig, BagelConfig, LanguageConfig, SpecialTokens, VisionConfig, read_json
 from srum_bagel.model import Bagel
 from srum_bagel.weights import Choice, Shapes, load_weights, save_weights, shapes, weight_files
 from srum_plugins.errors import CheckpointError
@@ -117,12 +116,7 @@ _NAMES = (
 
 
 def _read(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        raise CheckpointError(f"{file.parent} holds no {file.name}: it is no released BAGEL")
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{file} is damaged: {error}") from error
+    data = read_json(file, "it is no released BAGEL")
     if not isinstance(data, dict):
         raise CheckpointError(f"{file} holds no mapping")
     wrong = [

@@ -248,6 +248,9 @@ def pretrain(recipe: Recipe, folder: Path) -> None:
     model = Bagel(bagel_config(auto.scale, auto.shift))
     initialise(model)
     optimizer = optimizers(model, recipe)
+    # In phases that ask nothing it gets no gradient, and an optimizer leaves such a parameter and its state alone.
+    own = model.generation_parameters()
+    understanding = [p for name, p in model.named_parameters() if p.requires_grad and name not in own]
     start = load_state(folder, model, optimizer)
     keep_log(folder / "log.jsonl", start)
     if recipe.compiled:
@@ -265,7 +268,8 @@ def pretrain(recipe: Recipe, folder: Path) -> None:
                 for group in each.param_groups:
                     group["lr"] = base * factor
                 each.zero_grad(set_to_none=True)
-            rest_understanding(model, recipe.phase(step).images == 0)
+            for parameter in understanding:
+                parameter.requires_grad_(recipe.phase(step).images > 0)
             told = caption_batch(recipe, step)
             asking = side.submit(side_step, model, auto, recipe, step, told)
             drawn = main_step(model, auto, recipe, step, told)
@@ -318,15 +322,6 @@ def keep_log(file: Path, start: int) -> None:
         lines = file.read_text().splitlines(keepends=True)
         kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] < start]
         write_bytes(file, "".join(kept).encode())
-
-
-def rest_understanding(model: Bagel, rest: bool) -> None:
-    """Whether the understanding half gets gradients: without one, an optimizer leaves a parameter and its state alone.
-    Position tables are never trained."""
-    own = model.generation_parameters()
-    for name, parameter in model.named_parameters():
-        if name not in own and "pos_embed" not in name:
-            parameter.requires_grad_(not rest)
 
 
 def side_step(model: Bagel, auto: KLAutoencoder, recipe: Recipe, step: int, told: CaptionBatch) -> float | None:
