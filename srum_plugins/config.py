@@ -57,7 +57,8 @@ class ChunkSection:
 class TrainSection:
     """``train``: AdamW with linear warm-up and then ``decay``.
 
-    ``grad_clip`` is the largest gradient norm (null: none), ``checkpoint_every`` counts steps.
+    ``grad_clip`` is the largest gradient norm (null: none). With ``ema`` above 0 an exponential moving average of the
+    weights is kept, with this decay, and is what training ends with. ``checkpoint_every`` counts steps.
     """
 
     steps: int = 100
@@ -69,6 +70,7 @@ class TrainSection:
     beta1: float = 0.9
     beta2: float = 0.95
     grad_clip: float | None = 1.0
+    ema: float = 0.0
     checkpoint_every: int = 25
 
 
@@ -329,9 +331,9 @@ def _check_values(config: RunConfig) -> None:
     for key, number in (("train.lr", train.lr), ("train.grad_clip", train.grad_clip)):
         if number is not None and not (number > 0 and math.isfinite(number)):
             raise ConfigError(f"{key}: must be positive and finite, got {number}")
-    for key, beta in (("train.beta1", train.beta1), ("train.beta2", train.beta2)):
-        if not 0.0 <= beta < 1.0:
-            raise ConfigError(f"{key}: must lie in [0, 1), got {beta}")
+    for key, share in (("train.beta1", train.beta1), ("train.beta2", train.beta2), ("train.ema", train.ema)):
+        if not 0.0 <= share < 1.0:
+            raise ConfigError(f"{key}: must lie in [0, 1), got {share}")
     if train.decay not in DECAYS:
         raise ConfigError(f"train.decay: unknown {train.decay!r}.{did_you_mean(train.decay, DECAYS)}")
     for name, section in (("generate", generate), ("evaluate", evaluate)):

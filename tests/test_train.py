@@ -15,6 +15,7 @@ from engine_fixtures import contents, toy_config, toy_host, toy_run
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor
 
 from srum_plugins import hookimpl
@@ -23,6 +24,7 @@ from srum_plugins.errors import CheckpointError, ContractError, StageError
 from srum_plugins.providers import Provider
 from srum_plugins.records import Prompt
 from srum_plugins.stages import train
+from srum_plugins.stages.checkpoints import TrainingState, checkpoints, resume
 from srum_plugins.stages.session import Session
 from srum_plugins.stages.train import Dataset
 
@@ -65,14 +67,55 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def averaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("averaged")
+    toy_run(folder, "train.ema=0.6")
+    return folder
+
+
 @pytest.mark.parametrize("step", [0, 2, 4, 7])
-def test_k_steps_a_stop_and_the_rest_are_a_straight_run(straight: Path, tmp_path: Path, step: int) -> None:
+@pytest.mark.parametrize(("undisturbed", "overrides"), [("straight", ()), ("averaged", ("train.ema=0.6",))])
+def test_k_steps_a_stop_and_the_rest_are_a_straight_run(
+    request: pytest.FixtureRequest, tmp_path: Path, undisturbed: str, overrides: tuple[str, ...], step: int
+) -> None:
     host = toy_host()
     host.register(Stop(step), "stop")
     with pytest.raises(KeyboardInterrupt):
-        toy_run(tmp_path, host=host)
-    toy_run(tmp_path)
-    assert contents(tmp_path / "run") == contents(straight / "run")
+        toy_run(tmp_path, *overrides, host=host)
+    toy_run(tmp_path, *overrides)
+    assert contents(tmp_path / "run") == contents(request.getfixturevalue(undisturbed) / "run")
+
+
+def test_the_average_is_what_training_ends_with_and_changes_no_step(straight: Path, averaged: Path) -> None:
+    def trained(folder: Path) -> tuple[Path, dict[str, Tensor]]:
+        (stage,) = (folder / "run/stages/train").glob("*/")
+        adapter = toy_backend.ToyAdapter(toy_backend.AdapterOptions(), "cpu")
+        adapter.load_trained(stage / "weights")
+        return stage, {name: value.detach() for name, value in adapter.start_training().items()}
+
+    (plain, last), (stage, mean) = trained(straight), trained(averaged)
+    assert (plain / "metrics.jsonl").read_bytes() == (stage / "metrics.jsonl").read_bytes()
+    assert not any(torch.equal(last[name], mean[name]) for name in last)
+    newest = max((stage / "checkpoints").iterdir())
+    for name, value in load_file(newest / "average.safetensors").items():
+        assert torch.equal(value, mean[name])
+        assert torch.equal(load_file(newest / "parameters.safetensors")[name], last[name])
+
+
+@given(st.lists(st.floats(-100, 100, width=32), min_size=1, max_size=20), st.floats(0, 0.99))
+def test_the_average_is_that_of_its_definition(values: list[float], decay: float) -> None:
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    state = TrainingState.start({"p": parameter}, torch.optim.AdamW([parameter]), averaged=True)
+    expected = 0.0
+    for step, value in enumerate(values):
+        parameter.data.fill_(value)
+        state.update_average(decay, step)
+        share = min(decay, (step + 1) / (step + 10))
+        expected = share * expected + (1 - share) * value
+    state.take_average()
+    assert parameter.item() == pytest.approx(expected, abs=1e-3)
+    assert min([0.0, *values]) - 1e-3 <= parameter.item() <= max([0.0, *values]) + 1e-3
 
 
 def test_an_encoder_that_samples_is_resumed_to_the_bit_too(tmp_path: Path) -> None:
@@ -199,7 +242,7 @@ def test_what_is_not_finite_stops_before_the_update(tmp_path: Path, kind: str, w
     assert [step for step, _ in odd.failed] == [3]
     session = Session(toy_config(tmp_path, f"objective={kind}", host=host), host)
     directory = session.directory(train.STAGE)
-    assert train.checkpoints(directory)[-1][0] == 3
+    assert checkpoints(directory)[-1][0] == 3
     assert len((directory.path / "metrics.jsonl").read_text().splitlines()) == 3
     names = Counter(message.partition("Candidates: ")[2].rstrip(".").split(", "))
     assert names
@@ -229,15 +272,16 @@ def test_a_checkpoint_that_is_damaged_or_of_another_model_is_refused(straight: P
     directory = session.directory(train.STAGE)
     parameters = session.model().start_training()
     optimizer = torch.optim.AdamW(parameters.values())
-    assert train.resume(directory, parameters, optimizer) == 8
+    state = TrainingState.start(parameters, optimizer, averaged=False)
+    assert resume(directory, state) == 8
     with pytest.raises(CheckpointError, match="does not fit the model: 'gain'"):
-        train.resume(directory, {"palette": parameters["palette"]}, optimizer)
+        resume(directory, dataclasses.replace(state, parameters={"palette": parameters["palette"]}))
     wrong = {**parameters, "palette": torch.nn.Parameter(torch.zeros(4, 4))}
     with pytest.raises(CheckpointError, match=r"'palette' is \(4, 3\), not \(4, 4\)"):
-        train.resume(directory, wrong, optimizer)
-    newest = train.checkpoints(directory)[-1][1]
+        resume(directory, dataclasses.replace(state, parameters=wrong))
+    newest = checkpoints(directory)[-1][1]
     (newest / "optimizer.safetensors").write_bytes(b"half")
     with pytest.raises(CheckpointError, match="is damaged"):
-        train.resume(directory, parameters, optimizer)
+        resume(directory, state)
     shutil.rmtree(newest)
-    assert train.resume(directory, parameters, optimizer) == 6
+    assert resume(directory, state) == 6

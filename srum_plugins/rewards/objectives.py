@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import TYPE_CHECKING, Literal
 
 from srum_plugins.contracts import Draws, Example, Judged, ModelAdapter, Objective, Prediction, Reward, TrainBatch
@@ -131,10 +132,14 @@ class Weighted(Objective):
 class PairedOptions:
     """Options of the ``paired`` objective.
 
-    ``beta`` is the sharpness of the preference; ``anchor`` weighs the velocity's distance to the frozen base model;
-    pairs whose scores differ by less than ``min_gap`` are left out, ties always.
+    ``pairs`` are the best and worst candidate of a prompt (``extremes``) or every two candidates of a prompt (``all``);
+    pairs whose scores differ by less than ``min_gap`` are left out, ties always. ``preference`` is the form of the
+    first term (see :class:`Paired`); ``beta`` is the sharpness of the logistic one. ``anchor`` weighs the velocity's
+    distance to the frozen base model.
     """
 
+    pairs: Literal["extremes", "all"] = "extremes"
+    preference: Literal["logistic", "linear"] = "logistic"
     beta: float = 100.0
     anchor: float = 0.2
     min_gap: float = 0.0
@@ -142,33 +147,51 @@ class PairedOptions:
     def __post_init__(self) -> None:
         _check(self, "anchor", "min_gap")
         _check(self, "beta", positive=True)
+        if self.preference == "linear" and self.anchor <= LINEAR_ANCHOR:
+            raise ConfigError(
+                f"preference: linear needs an anchor above {LINEAR_ANCHOR:g}, got {self.anchor:g}: with less the "
+                "objective is unbounded below, as the push away from losers outgrows what holds the model to its base"
+            )
+
+
+LINEAR_ANCHOR = 2.0
+"""At this anchor or below, ``paired`` with ``preference: linear`` is unbounded: the loser's loss has the weight -1 for
+each pair, the distance to the base anchor / 2 for each of its two images."""
 
 
 class Paired(Objective):
-    """Best against worst candidate of a prompt, in the form of Diffusion-DPO (Wallace et al., arXiv 2311.12908). An
+    """A better against a worse candidate of a prompt, after Diffusion-DPO (Wallace et al., arXiv 2311.12908). An
     extension of this project, not part of SRUM: the preference comes from the reward's score, the maps are not used.
 
-        m = beta * ((l_loser - l_base_loser) - (l_winner - l_base_winner)),   L = mean(-log sigmoid(m)) + anchor * d
+        g = (l_loser - l_base_loser) - (l_winner - l_base_winner)
+        L = P + anchor * d,   P = mean(-log sigmoid(beta * g)) (logistic) or -mean(g) (linear)
 
     l are an image's mean token losses, winner and loser under one timestep and one noise, which cancels what both
     have in common; d is the mean token distance to the base over both. An example's roles are (winner, loser).
+
+    g of one noise draw says little about the model's preference: most of it is noise. The logistic form turns up pairs
+    whose draw came out low and turns down the others; the linear form, that of a policy gradient with the sign of the
+    score's difference as advantage, weighs all alike and leaves holding back to the anchor alone.
     """
 
     def __init__(self, options: PairedOptions) -> None:
         self._options = options
 
     def examples(self, items: Sequence[Judged], rewards: Sequence[Reward | None]) -> list[Example]:
-        """One example per prompt whose candidates differ, in the order of the prompts.
+        """The pairs of each prompt whose candidates differ, in the order of the prompts; of one prompt in falling
+        order of the winner's score, then of the loser's.
 
         Raises:
             RewardError: there is no pair at all, or the two images of a pair differ in size.
         """
         examples = []
         for group in _by_prompt(items, rewards).values():
-            winner, loser = _best(group), min(group, key=lambda pair: pair[1].score)
-            gap = winner[1].score - loser[1].score
-            if gap > 0 and gap >= self._options.min_gap:
-                examples.append(_example([winner, loser]))
+            ranked = sorted(group, key=lambda pair: -pair[1].score)  # a stable sort: ties stay in order
+            pairs = combinations(ranked, 2) if self._options.pairs == "all" else [(ranked[0], ranked[-1])]
+            for winner, loser in pairs:
+                gap = winner[1].score - loser[1].score
+                if gap > 0 and gap >= self._options.min_gap:
+                    examples.append(_example([winner, loser]))
         if not examples:
             raise RewardError(
                 f"no prompt has two candidates whose scores differ (by min_gap = {self._options.min_gap:g} or more): "
@@ -177,8 +200,9 @@ class Paired(Objective):
         return examples
 
     def loss(self, model: ModelAdapter, batch: TrainBatch, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
-        """See the class. Metrics: ``loss``, ``preference`` (its first term), ``margin`` (mean of m), ``accuracy``
-        (share of pairs with m > 0), ``anchor`` (mean distance to the base), ``winner_loss`` and ``loser_loss``."""
+        """See the class. Metrics: ``loss``, ``preference`` (its first term), ``margin`` (mean of g, times beta if
+        logistic), ``accuracy`` (share of pairs with g > 0), ``anchor`` (mean distance to the base), ``winner_loss`` and
+        ``loser_loss``."""
         import torch
 
         o = self._options
@@ -189,8 +213,12 @@ class Paired(Objective):
         base = model.predict(prompts, latents, both, base=True)
         winner, loser = _image_losses(prediction, latents).chunk(2)
         base_winner, base_loser = _image_losses(base, latents).detach().chunk(2)
-        margin = o.beta * ((loser - base_loser) - (winner - base_winner))
-        preference = -torch.nn.functional.logsigmoid(margin).mean()
+        margin = (loser - base_loser) - (winner - base_winner)
+        if o.preference == "logistic":
+            margin = o.beta * margin
+            preference = -torch.nn.functional.logsigmoid(margin).mean()
+        else:
+            preference = -margin.mean()
         anchor = prediction.token_distance(base).mean()
         loss = preference + o.anchor * anchor
         metrics = {

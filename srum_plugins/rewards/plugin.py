@@ -44,7 +44,7 @@ def srum_objectives() -> list[Provider]:
         ),
         Provider(
             "paired",
-            "best against worst candidate of a prompt (Diffusion-DPO form; an extension, not in the paper)",
+            "better against worse candidates of a prompt (after Diffusion-DPO; an extension, not in the paper)",
             objectives.Paired,
             objectives.PairedOptions,
         ),

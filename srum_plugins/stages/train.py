@@ -1,39 +1,34 @@
 """Stage ``train``: the objective on reward-weighted candidates, resumable to the bit.
 
-What step ``s`` sees is a pure function of (run seed, s): its batch, its timesteps, noise and condition dropout. A
-checkpoint holds the trainable parameters and the optimizer state; metrics written after it are dropped on resume.
+What step ``s`` sees is a pure function of (run seed, s): its batch, its timesteps, noise and condition dropout. Metrics
+written after the last checkpoint are dropped on resume.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from srum_plugins.config import TrainSection
 from srum_plugins.contracts import Example, ModelAdapter, TrainBatch
-from srum_plugins.errors import CheckpointError, ContractError, StageError
+from srum_plugins.errors import ContractError, StageError
 from srum_plugins.pictures import training_curve
 from srum_plugins.providers import Kind
-from srum_plugins.runs.files import read_image, write_bytes, write_folder
+from srum_plugins.runs.files import read_image, write_folder
 from srum_plugins.runs.fingerprint import stable_seed
 from srum_plugins.runs.store import StageDirectory
 from srum_plugins.stages import generate, reward
+from srum_plugins.stages.checkpoints import TrainingState, checkpoints, resume, save
 from srum_plugins.stages.session import Session, Stage
 
 ENCODE_BATCH = 32  # images
-KEPT = 2  # checkpoints
-
-Parameters = dict[str, torch.nn.Parameter]
 
 
 def ingredients(session: Session) -> dict[str, Any]:
@@ -76,7 +71,8 @@ def execute(session: Session, directory: StageDirectory) -> dict[str, Any]:
         betas=(settings.beta1, settings.beta2),
         weight_decay=settings.weight_decay,
     )
-    start = resume(directory, parameters, optimizer)
+    state = TrainingState.start(parameters, optimizer, averaged=settings.ema > 0)
+    start = resume(directory, state)
     announce = session.listens("srum_train_step_started")
     report = session.listens("srum_train_step_finished")
     with (directory.path / "metrics.jsonl").open("a", encoding="utf-8") as log:
@@ -85,7 +81,7 @@ def execute(session: Session, directory: StageDirectory) -> dict[str, Any]:
                 hook.srum_train_step_started(run=info, step=step)
             chosen = data.indices(step)
             try:
-                metrics = train_step(session, model, parameters, optimizer, data.batch(chosen), step)
+                metrics = train_step(session, model, state, data.batch(chosen), step)
             except BaseException as error:
                 hook.srum_train_step_failed(run=info, step=step, error=error)
                 if isinstance(error, NonFiniteError):
@@ -97,10 +93,11 @@ def execute(session: Session, directory: StageDirectory) -> dict[str, Any]:
                 hook.srum_train_step_finished(run=info, step=step, metrics=metrics)
             if (step + 1) % settings.checkpoint_every == 0 or step + 1 == settings.steps:
                 log.flush()
-                folder = save(directory, parameters, optimizer, step + 1)
+                folder = save(directory, state, step + 1)
                 directory.tick()
                 hook.srum_checkpoint_saved(run=info, step=step, folder=folder)
                 hook.srum_stage_advanced(run=info, stage="train", done=step + 1, total=settings.steps)
+    state.take_average()
     write_folder(weights(directory), model.save)
     session.release()  # its weights have moved: what comes next loads them from disk, as it would after a kill
     rows = [json.loads(line) for line in (directory.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -120,8 +117,7 @@ class NonFiniteError(StageError):
 def train_step(
     session: Session,
     model: ModelAdapter,
-    parameters: Parameters,
-    optimizer: torch.optim.Optimizer,
+    state: TrainingState,
     batch: TrainBatch,
     step: int,
 ) -> dict[str, float]:
@@ -138,15 +134,16 @@ def train_step(
         raise NonFiniteError(
             f"the metric {odd[0]!r} of step {step} is {extra[odd[0]]}; training stopped before the update."
         )
-    optimizer.zero_grad(set_to_none=True)
+    state.optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
-    norm = torch.nn.utils.clip_grad_norm_(list(parameters.values()), settings.grad_clip or math.inf)
+    norm = torch.nn.utils.clip_grad_norm_(list(state.parameters.values()), settings.grad_clip or math.inf)
     if not bool(torch.isfinite(norm)):
         raise NonFiniteError(f"the gradient norm of step {step} is {norm.item()}; training stopped before the update.")
     rate = learning_rate(settings, step)
-    for group in optimizer.param_groups:
+    for group in state.optimizer.param_groups:
         group["lr"] = rate
-    optimizer.step()
+    state.optimizer.step()
+    state.update_average(settings.ema, step)
     return {"loss": float(loss.detach()), "grad_norm": float(norm), "lr": rate, **extra}
 
 
@@ -237,77 +234,6 @@ class Dataset:
             ),
             weights=tuple(self.weights[role][indices].to(self.device) for role in roles),
         )
-
-
-# --- checkpoints ------------------------------------------------------------------------------------------------------
-def checkpoints(directory: StageDirectory) -> list[tuple[int, Path]]:
-    """(steps done, folder) of the checkpoints on disk, oldest first."""
-    found = (directory.path / "checkpoints").glob("step-*")
-    return sorted((int(folder.name.removeprefix("step-")), folder) for folder in found)
-
-
-def save(directory: StageDirectory, parameters: Parameters, optimizer: torch.optim.Optimizer, done: int) -> Path:
-    """Write the state after ``done`` steps durably, then drop all but the newest checkpoints."""
-
-    def fill(folder: Path) -> None:
-        state = {
-            f"{slot}/{name}": value
-            for name, parameter in parameters.items()
-            for slot, value in optimizer.state[parameter].items()
-        }  # empty for a parameter that never had a gradient
-        save_file(_saved(parameters), folder / "parameters.safetensors")
-        save_file(_saved(state), folder / "optimizer.safetensors")
-        # Metrics are part of the checkpoint, so that a resumed run has all of them and none twice.
-        shutil.copyfile(directory.path / "metrics.jsonl", folder / "metrics.jsonl")
-
-    folder = directory.path / "checkpoints" / f"step-{done:06d}"
-    write_folder(folder, fill)
-    for _, old in checkpoints(directory)[:-KEPT]:
-        shutil.rmtree(old)
-    return folder
-
-
-def resume(directory: StageDirectory, parameters: Parameters, optimizer: torch.optim.Optimizer) -> int:
-    """Load the newest checkpoint if there is one, cut the metrics back to it, and return the number of steps done.
-
-    Raises:
-        CheckpointError: a file is damaged or does not fit the model.
-    """
-    saved = checkpoints(directory)
-    if not saved:
-        write_bytes(directory.path / "metrics.jsonl", b"")
-        return 0
-    done, folder = saved[-1]
-    try:
-        values = load_file(folder / "parameters.safetensors")
-        state = load_file(folder / "optimizer.safetensors")
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{folder} is damaged ({error}). Delete it to go on from an earlier checkpoint."
-        ) from error
-    if values.keys() != parameters.keys():
-        odd = sorted(values.keys() ^ parameters.keys())
-        raise CheckpointError(f"{folder} does not fit the model: {odd[0]!r} and {len(odd) - 1} more differ in name")
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            if values[name].shape != parameter.shape:
-                raise CheckpointError(
-                    f"{folder}: {name!r} is {tuple(values[name].shape)}, not {tuple(parameter.shape)}"
-                )
-            parameter.copy_(values[name])
-    for name, parameter in parameters.items():
-        if f"step/{name}" in state:  # AdamW keeps its step count on the CPU and its moments beside the parameter
-            optimizer.state[parameter] = {
-                "step": state[f"step/{name}"],
-                "exp_avg": state[f"exp_avg/{name}"].to(parameter.device),
-                "exp_avg_sq": state[f"exp_avg_sq/{name}"].to(parameter.device),
-            }
-    write_bytes(directory.path / "metrics.jsonl", (folder / "metrics.jsonl").read_bytes())
-    return done
-
-
-def _saved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
 
 
 def _why_none(session: Session) -> str:
