@@ -25,7 +25,7 @@ from srum_plugins.stats import paired_bootstrap
 
 OUT = Path("runs/arms")
 # A pair is two images, so the weighted arms get batches of twice as many examples.
-WEIGHTED = ("objective=srum", "objective.negative_weights=saturate", "train.batch=96")
+WEIGHTED = ("objective=srum", "objective.negative_weights=saturate", "train.batch=64")
 ARMS: dict[str, tuple[str, ...]] = {
     "uniform": ("aggregator=uniform", *WEIGHTED),
     "shuffled": ("aggregator=shuffled", *WEIGHTED),
@@ -33,7 +33,14 @@ ARMS: dict[str, tuple[str, ...]] = {
     "local-only": ("aggregator=local-only", *WEIGHTED),
     "srum": ("aggregator=srum", *WEIGHTED),
     "srum-release": ("aggregator=srum-release", *WEIGHTED),
+    "srum, anchored": ("aggregator=srum", "objective=srum", "objective.anchor=1.0", "train.batch=64"),
     "paired": ("aggregator=srum", "objective=paired"),
+    "paired, logistic": (
+        "aggregator=srum",
+        "objective=paired",
+        "objective.preference=logistic",
+        "objective.anchor=0.2",
+    ),
     "paired, shuffled": ("aggregator=shuffled", "objective=paired"),
 }
 """Arms by name; budget, seeds and everything else are those of configs/demo.yaml."""
