@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from srum_bagel.adapter import BagelAdapter, FlowPrediction
 from srum_bagel.autoencoder import patchify, unpatchify
 from srum_bagel.checkpoint import CONFIG, WEIGHTS, load_model
+from srum_bagel.mot import Cache
 from srum_bagel.options import Sampling
 from srum_bagel.packing import Piece, PieceKind
 from srum_bagel.sampler import sample, schedule
@@ -207,16 +208,40 @@ def test_dropped_text_does_not_matter() -> None:
 
 
 def test_whole_sequences_and_cached_contexts_agree() -> None:
-    """Training runs text and latents in one call, sampling feeds latents to a cached text: the same velocity."""
+    """Pretraining runs text and latents in one call; training and sampling feed latents to a text read before."""
     adapter = tiny_adapter()
+    model, latents = adapter.model, adapter.encode(pictures(2))
+    time, drop = torch.tensor([0.7, 0.2]), torch.tensor([False, True])
+    draws = Draws(time, torch.randn(latents.shape, generator=torch.Generator().manual_seed(3)), drop)
+    texts = [[model.text(adapter.dialect.encode(PROMPTS[0].text))], []]
+    packed = model.pack([[*text, Piece(PieceKind.LATENT, count=64, noised=True)] for text in texts])
+    share = time[:, None, None, None]
+    noisy = patchify((1 - share) * latents + share * draws.noise, 4)
+    ids = model.latent_ids(8, 8).repeat(2)
+    whole = model.velocity(packed, noisy.flatten(0, 1), time.repeat_interleave(64), ids).reshape(2, 64, -1)
+    trained = patchify(adapter.predict(PROMPTS[:2], latents, draws).velocity, 4)
+    torch.testing.assert_close(trained, whole, atol=1e-5, rtol=0)
+    context = model.prefill(texts, None)
+    sampled = model.denoise(model.denoising_block(context, 8, 8), context, noisy, time)
+    torch.testing.assert_close(sampled, whole, atol=1e-5, rtol=0)
+
+
+def test_training_keeps_nothing_of_the_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The understanding half reads the prompt without a graph: what it computes is freed at once."""
+    adapter = tiny_adapter()
+    adapter.start_training()
+    contexts: list[Cache] = []
+    prefill = adapter.model.prefill
+    monkeypatch.setattr(adapter.model, "prefill", lambda *given: contexts.append(prefill(*given)) or contexts[-1])
     latents = adapter.encode(pictures(2))
-    time = torch.full((2,), 0.7)
-    draws = Draws(time, torch.randn(latents.shape, generator=torch.Generator().manual_seed(3)), time < 0)
-    whole = patchify(adapter.predict(PROMPTS[:2], latents, draws).velocity, 4)
-    context = adapter.model.prefill([[adapter.model.text(adapter.dialect.encode(p.text))] for p in PROMPTS[:2]], None)
-    noisy = patchify(0.3 * latents + 0.7 * draws.noise, 4)
-    block = adapter.model.denoising_block(context, 8, 8)
-    torch.testing.assert_close(adapter.model.denoise(block, context, noisy, 0.7), whole, atol=1e-5, rtol=0)
+    draws = dataclasses.replace(adapter.draw(latents, torch.Generator()), drop=torch.tensor([False, False]))
+    prediction = adapter.predict(PROMPTS[:2], latents, draws)
+    (context,) = contexts
+    assert context.length > 0 and not any(part.requires_grad for part in (*context.keys, *context.values))
+    prediction.token_losses(latents).mean().backward()
+    moved = adapter.model.generation_parameters()
+    assert all(parameter.grad is not None for name, parameter in moved.items())
+    assert all(p.grad is None for name, p in adapter.model.named_parameters() if name not in moved)
 
 
 def test_forwards_stay_on_the_device_of_the_model() -> None:

@@ -279,31 +279,27 @@ class BagelAdapter(ModelAdapter):
     def predict(
         self, prompts: Sequence[Prompt], latents: Tensor, draws: Draws, *, base: bool = False
     ) -> FlowPrediction:
-        """See :meth:`ModelAdapter.predict`: the velocity at x_t = (1 - t) x0 + t noise."""
+        """See :meth:`ModelAdapter.predict`: the velocity at x_t = (1 - t) x0 + t noise. The text, which the generation
+        half has no part in, is read without a gradient."""
         patch = self.config.latent_patch_size
         time = draws.timestep[:, None, None, None]
         tokens = patchify((1 - time) * latents + time * draws.noise, patch)
-        batch, count, _ = tokens.shape
         grid = (latents.shape[2] // patch, latents.shape[3] // patch)
-        block = Piece(PieceKind.LATENT, count=count, noised=True)
-        packed = self.model.pack(
-            [
-                [block] if dropped else [self.model.text(self.dialect.encode(prompt.text)), block]
-                for prompt, dropped in zip(prompts, draws.drop.tolist(), strict=True)
-            ]
-        )
-        inputs = (
-            packed,
-            tokens.flatten(0, 1),
-            draws.timestep.repeat_interleave(count),
-            self.model.latent_ids(*grid).repeat(batch),
-        )
+        with torch.no_grad():
+            context = self.model.prefill(
+                [
+                    [] if dropped else [self.model.text(self.dialect.encode(prompt.text))]
+                    for prompt, dropped in zip(prompts, draws.drop.tolist(), strict=True)
+                ],
+                None,
+            )
+        inputs = (self.model.denoising_block(context, *grid), context, tokens, draws.timestep)
         if base:
             with torch.no_grad():
-                flat = torch.func.functional_call(self.model, self._base, inputs)
+                velocity = torch.func.functional_call(self.model, self._base, inputs)
         else:
-            flat = self.model(*inputs)
-        return FlowPrediction(unpatchify(flat.reshape(batch, count, -1), patch, *grid), draws.noise, patch)
+            velocity = self.model(*inputs)
+        return FlowPrediction(unpatchify(velocity, patch, *grid), draws.noise, patch)
 
     def start_training(self) -> dict[str, torch.nn.Parameter]:
         """Only the generation half moves; its weights at this moment are what ``base=True`` predicts with."""

@@ -107,8 +107,6 @@ class Bagel(nn.Module):
         out: Tensor = self.llm2vae(gen)
         return out
 
-    forward = velocity
-
     # --- contexts -------------------------------------------------------------------------------------------
     def empty_cache(self, rows: int) -> Cache:
         """A cache of ``rows`` empty contexts."""
@@ -175,15 +173,16 @@ class Bagel(nn.Module):
             latent_ids=self.latent_ids(height, width),
         )
 
-    def denoise(self, block: DenoisingBlock, context: Cache, noisy: Tensor, timestep: float) -> Tensor:
-        """Velocity (B, N, p * p * C) of latent tokens (B, N, p * p * C) at one timestep; the context is only read."""
+    def denoise(self, block: DenoisingBlock, context: Cache, noisy: Tensor, timestep: Tensor) -> Tensor:
+        """Velocity (B, N, p * p * C) of latent tokens (B, N, p * p * C) at timesteps (B,); the context is only read."""
         rows, count, _ = noisy.shape
-        time = torch.full((rows * count,), timestep, dtype=torch.float32, device=noisy.device)
-        gen = self.latent_tokens(noisy.flatten(0, 1), time, block.latent_ids.repeat(rows))
+        gen = self.latent_tokens(noisy.flatten(0, 1), timestep.repeat_interleave(count), block.latent_ids.repeat(rows))
         und = self.language_model.model.embed_tokens(block.marker_ids)
         _, hidden = self.language_model.model(und, gen, block.positions, block.layout, context)
         out: Tensor = self.llm2vae(hidden)
         return out.reshape(rows, count, -1)
+
+    forward = denoise
 
     def _und_stream(self, packed: Packed, vision: Tensor | None) -> Tensor:
         text: Tensor = self.language_model.model.embed_tokens(packed.text_ids)

@@ -64,12 +64,14 @@ def sample(
     guided_block = model.denoising_block(stacked, *grid) if any(guided) else plain_block
     x = noise.float()
     for step, (now, after) in enumerate(pairwise(times)):
+        time = torch.full((len(x),), now, device=x.device)
         if guided[step]:
-            all_branches = model.denoise(guided_block, stacked, x.repeat(len(branches), 1, 1), now)
+            repeats = len(branches)
+            all_branches = model.denoise(guided_block, stacked, x.repeat(repeats, 1, 1), time.repeat(repeats))
             parts = all_branches.float().chunk(len(branches))
             velocity = guide(parts[0], parts[1], parts[2] if len(parts) > 2 else parts[0], sampling)
         else:
-            velocity = model.denoise(plain_block, context, x, now).float()
+            velocity = model.denoise(plain_block, context, x, time).float()
         x = x - velocity * (now - after)
     return x
 
