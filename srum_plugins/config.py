@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from srum_plugins.errors import ConfigError, did_you_mean
 from srum_plugins.host import PluginHost, Registered
 from srum_plugins.options import build_options
-from srum_plugins.providers import Kind
+from srum_plugins.providers import PRESET, Kind, Provider
 
 DECAYS = ("constant", "linear", "cosine")
 
@@ -183,9 +183,10 @@ def load(path: Path | None, overrides: Sequence[str], host: PluginHost) -> RunCo
     sampling: dict[str, Any] = {}
     for name in SAMPLED:
         values = data[name] = _mapping(data.get(name), name)
-        sampling[name] = build_options(
-            adapter.sampling, _mapping(values.pop("sampling", {}), f"{name}.sampling"), f"{name}.sampling"
-        )
+        where = f"{name}.sampling"
+        chosen = _mapping(values.pop("sampling", {}), where)
+        preset = _preset(adapter, chosen.pop(PRESET, None), where)
+        sampling[name] = build_options(adapter.sampling, {**preset, **chosen}, where)
     sections: dict[str, Any] = {
         name: build_options(section, _mapping(data.get(name, {}), name), name) for name, section in SECTIONS.items()
     }
@@ -286,6 +287,16 @@ def _choice(kind: Kind, value: Any, host: PluginHost) -> Choice:
         raise ConfigError(f"{slot}: expected the name of a provider, got {name!r}")
     registered = host.get(kind, name)
     return Choice(kind, registered, build_options(registered.provider.options, options, slot))
+
+
+def _preset(adapter: Provider, name: Any, where: str) -> Mapping[str, Any]:
+    """The settings of a preset by its name; none without a name."""
+    if name is None:
+        return {}
+    if name not in adapter.presets:
+        near = did_you_mean(str(name), adapter.presets)
+        raise ConfigError(f"{where}.{PRESET}: adapter {adapter.name!r} has no preset {name!r}.{near}")
+    return adapter.presets[name]
 
 
 def _slot(value: Any, slot: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ of one name are both refused, and the error names both distributions.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib.metadata
 import importlib.util
 import inspect
@@ -24,10 +25,10 @@ from typing import Any, Literal
 import pluggy
 
 from srum_plugins.contracts import Capability
-from srum_plugins.errors import ContractError, PluginError, did_you_mean
+from srum_plugins.errors import ConfigError, ContractError, PluginError, did_you_mean
 from srum_plugins.hookspecs import PROJECT, Events, Providers
-from srum_plugins.options import options_schema
-from srum_plugins.providers import Kind, NoOptions, Provider
+from srum_plugins.options import build_options, options_schema
+from srum_plugins.providers import PRESET, Kind, NoOptions, Provider
 
 GROUP = "srum_plugins"
 BLOCK = "SRUM_PLUGINS_BLOCK"
@@ -297,18 +298,29 @@ def _check_provider(record: object, kind: Kind, where: str) -> None:
             options_schema(getattr(record, role))
         except ContractError as error:
             raise ContractError(f"{where}: {role}: {error}") from error
+    _check_presets(record, where)
     if not isinstance(record.capabilities, frozenset) or not all(
         isinstance(one, Capability) for one in record.capabilities
     ):
         raise ContractError(f"{where}: capabilities must be a frozenset of Capability, got {record.capabilities!r}")
-    if kind is not Kind.ADAPTER and (record.capabilities or record.sampling is not NoOptions):
+    if kind is not Kind.ADAPTER and (record.capabilities or record.presets or record.sampling is not NoOptions):
         raise ContractError(
-            f"{where}: only adapters have capabilities and sampling; others say what they need by needs"
+            f"{where}: only adapters have capabilities, sampling and presets; others say what they need by needs"
         )
     if not isinstance(record.modules, tuple) or not all(isinstance(one, str) and one for one in record.modules):
         raise ContractError(f"{where}: modules must be a tuple of import names, got {record.modules!r}")
     if record.modules and not record.extra:
         raise ContractError(f"{where}: modules need extra, the pip line that installs them")
+
+
+def _check_presets(record: Provider, where: str) -> None:
+    if any(field.name == PRESET for field in dataclasses.fields(record.sampling)):
+        raise ContractError(f"{where}: sampling: {PRESET!r} names a preset and can be no setting")
+    for name, preset in record.presets.items():
+        try:
+            build_options(record.sampling, preset, f"preset {name!r}")
+        except ConfigError as error:
+            raise ContractError(f"{where}: {error}") from error
 
 
 def _blocked_by(source: _Source, listed: set[str], blocked: set[str]) -> str | None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -22,6 +22,10 @@ class Kind(StrEnum):
     BENCHMARK = "benchmark"
 
 
+PRESET = "preset"
+"""The word under ``sampling`` that names a preset."""
+
+
 @dataclass(frozen=True)
 class NoOptions:
     """The options of a provider that has none."""
@@ -33,7 +37,8 @@ class Provider:
 
     ``factory`` is called as ``factory(options)`` (adapters: ``factory(options, device)``) and may import heavy
     packages; building the record must not. ``options`` is a dataclass with defaults, owned by the plugin;
-    adapters add ``sampling``, the dataclass of generation settings. ``capabilities`` is what an adapter can do;
+    adapters add ``sampling``, the dataclass of generation settings, and ``presets``, named settings of it that users
+    may start from (``generate.sampling.preset``). ``capabilities`` is what an adapter can do;
     ``needs`` is what any other provider asks of the adapter, as a function of its own options. ``modules`` are the
     import names that must be there for the provider to be ready; if one is not, ``extra`` is the pip line that users
     are shown. ``identity`` is whatever else decides the provider's results, such as a hash of the weights or the file
@@ -50,3 +55,4 @@ class Provider:
     modules: tuple[str, ...] = ()
     extra: str = ""
     identity: Callable[[Any], str] = lambda options: ""
+    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

@@ -20,7 +20,7 @@ from srum_bagel.checkpoint import CONFIG, WEIGHTS, load_model
 from srum_bagel.mot import Cache
 from srum_bagel.options import Sampling
 from srum_bagel.packing import Piece, PieceKind
-from srum_bagel.sampler import sample, schedule
+from srum_bagel.sampler import guide, sample, schedule
 from srum_shapes.prompts import prompt_list
 from srum_shapes.world import render, sample_scene
 from tiny_bagel import tiny_adapter
@@ -48,6 +48,69 @@ def test_a_candidate_does_not_depend_on_its_batch() -> None:
     assert difference.max() <= 1  # float32 sums in another order, then rounding to uint8
     assert all(a.image.tobytes() == b.image.tobytes() for a, b in zip(together, again, strict=True))
     assert together[0].image.tobytes() != together[1].image.tobytes()
+
+
+@settings(max_examples=8, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 7), st.integers(0, 3), st.sampled_from([(32, 32), (16, 32), (24, 8)])),
+        min_size=1,
+        max_size=6,
+    ),
+    st.sampled_from(["global", "channel", "text_channel", "none"]),
+    st.data(),
+)
+def test_any_grouping_gives_the_same_latents(
+    wanted: list[tuple[int, int, tuple[int, int]]], renorm: str, data: st.DataObject
+) -> None:
+    adapter = tiny_adapter()
+    sampling = dataclasses.replace(SAMPLING, renorm=renorm)
+    requests = [GenerationRequest(PROMPTS[prompt], seed, *size) for prompt, seed, size in wanted]
+    groups = [data.draw(st.integers(0, 2), label="group") for _ in requests]
+    whole = dict(enumerate(adapter.latents(requests, sampling)))
+    for group in set(groups):
+        members = [index for index, one in enumerate(groups) if one == group]
+        for index, latents in zip(members, adapter.latents([requests[m] for m in members], sampling), strict=True):
+            torch.testing.assert_close(latents, whole[index], atol=1e-5, rtol=0)
+
+
+@given(st.integers(0, 1000), st.floats(1.1, 8.0), st.floats(1.0, 4.0), st.floats(0.0, 1.0))
+def test_renormed_guidance_is_never_longer_than_the_conditional(
+    seed: int, guidance: float, image_guidance: float, least: float
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    conditional, unconditional, text_only = (torch.randn(2, 5, 3, generator=generator) for _ in range(3))
+
+    def guided(renorm: str, images: float = image_guidance) -> torch.Tensor:
+        sampling = Sampling(guidance=guidance, image_guidance=images, renorm=renorm, renorm_min=least)
+        return guide(conditional, unconditional, text_only, sampling)
+
+    plain = guided("none")
+    for renorm, dims in (("global", (1, 2)), ("channel", (2,))):
+        found = guided(renorm)
+        factor = found.norm(dim=dims) / plain.norm(dim=dims)
+        assert bool(((factor > least - 1e-4) & (factor < 1 + 1e-4)).all())
+        longest = conditional.norm(dim=dims).maximum(least * plain.norm(dim=dims))
+        assert bool((found.norm(dim=dims) <= longest * (1 + 1e-4)).all())
+    # Before image guidance acts: without it the same as `channel`, and what it makes of that is not renormed.
+    torch.testing.assert_close(guided("text_channel", 1.0), guided("channel", 1.0))
+    expected = text_only + image_guidance * (guided("channel", 1.0) - text_only)
+    if image_guidance > 1:
+        torch.testing.assert_close(guided("text_channel"), expected)
+
+
+def test_guidance_away_from_nothing_is_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_adapter().model
+    rows: list[int] = []
+    denoise = model.denoise
+    monkeypatch.setattr(model, "denoise", lambda *given: rows.append(len(given[2])) or denoise(*given))
+    noise, empty = torch.zeros(2, 64, 48), model.empty_cache(2)
+    guided = dataclasses.replace(SAMPLING, interval=(0.0, 1.0))
+    sample(model, empty, empty, noise, (8, 8), guided)
+    assert rows == [2, 2, 2]
+    rows.clear()
+    sample(model, model.prefill([[model.text([5])]] * 2, None), empty, noise, (8, 8), guided)
+    assert rows == [4, 4, 4]
 
 
 def test_guidance_of_one_is_the_conditional_model() -> None:

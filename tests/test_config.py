@@ -51,6 +51,16 @@ def test_defaults_are_filled_in_and_loading_the_resolved_config_gives_the_same(t
     assert set(SLOTS) < set(config.resolved())
 
 
+def test_a_preset_is_where_settings_start_from(tmp_path: Path, path: Path) -> None:
+    config = load(path, ("generate.sampling.preset=slow", "generate.sampling.noise=0.3"), HOST)
+    assert config.sampling["generate"] == toy_backend.Sampling(steps=3, noise=0.3)
+    assert config.sampling["evaluate"] == toy_backend.Sampling()
+    again = tmp_path / "again.yaml"
+    again.write_text(yaml.safe_dump(config.resolved()))  # which has the settings and not the word
+    assert load(again, (), HOST).resolved() == config.resolved()
+    assert load(again, ("generate.sampling.preset=quiet",), HOST).sampling["generate"].noise == 0.3
+
+
 def test_without_a_file_the_overrides_are_everything() -> None:
     slots = [f"{slot}={value}" for slot, value in toy_backend.config("x").items() if slot in SLOTS]
     config = load(None, [*slots, "run.name=bare"], HOST)
@@ -113,6 +123,7 @@ def test_interpolations_are_resolved(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ("aggregator.backgroun=0.5", ["aggregator.backgroun", "'background'"]),
         ("aggregator.background=high", ["aggregator.background", "high"]),
         ("generate.sampling.nois=0.5", ["generate.sampling.nois", "'noise'"]),
+        ("generate.sampling.preset=quite", ["generate.sampling.preset", "'toy'", "'quite'", "'quiet'"]),
         ("ground.sampling.noise=0.5", ["ground.sampling", "chunk"]),
         ("generate.width=64", ["generate.width", "both or neither"]),
         ("run.device=gpu", ["run.device", "'gpu'"]),

@@ -96,6 +96,9 @@ RECORDS = {
     "options type": ("Provider('a', 'A.', dict, options=Bad)", "Bad cannot be filled from a config file"),
     "capabilities": ("Provider('a', 'A.', dict, capabilities=frozenset({'train'}))", "a frozenset of Capability"),
     "not an adapter": ("Provider('a', 'A.', dict, capabilities=frozenset({Capability.TRAIN}))", "only adapters"),
+    "not an adapter's presets": ("Provider('a', 'A.', dict, presets={'b': {}})", "only adapters"),
+    "presets": ("Provider('a', 'A.', dict, presets={'b': {'nois': 1}})", "preset 'b'.nois: there is no such setting"),
+    "presets' name": ("Provider('a', 'A.', dict, sampling=Preset)", "'preset' names a preset"),
     "modules": ("Provider('a', 'A.', dict, modules='torch', extra='pip install torch')", "tuple of import names"),
     "extra": ("Provider('a', 'A.', dict, modules=('torch',))", "modules need extra"),
 }
@@ -106,6 +109,9 @@ from srum_plugins.providers import NoOptions
 @dataclasses.dataclass
 class Bad:
     lock: memoryview
+@dataclasses.dataclass
+class Preset:
+    preset: str = ""
 """
 
 

@@ -359,6 +359,7 @@ def srum_model_adapters() -> list[Provider]:
             AdapterOptions,
             Sampling,
             frozenset({Capability.GENERATE, Capability.CHOICE, Capability.LOCATE, Capability.TRAIN}),
+            presets={"quiet": {"noise": 0.05}, "slow": {"steps": 3, "noise": 0.1}},
         )
     ]
 

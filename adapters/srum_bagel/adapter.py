@@ -115,9 +115,23 @@ class BagelAdapter(ModelAdapter):
     # --- generation -----------------------------------------------------------------------------------------
     @torch.no_grad()
     def generate(self, requests: Sequence[GenerationRequest], sampling: Sampling) -> list[Generated]:
-        """See :meth:`ModelAdapter.generate`. Each image's noise comes from its own seed; what it is batched with
-        changes float rounding only."""
+        """See :meth:`ModelAdapter.generate`."""
+        latents = self.latents(requests, sampling)
+        alike: dict[torch.Size, list[int]] = {}
+        for index, one in enumerate(latents):
+            alike.setdefault(one.shape, []).append(index)
         done: dict[int, Generated] = {}
+        for members in alike.values():
+            pixels = self.autoencoder.decode(torch.stack([latents[index] for index in members]))
+            pictures = (Generated(Image.fromarray(array)) for array in to_uint8(pixels).cpu().numpy())
+            done |= dict(zip(members, pictures, strict=True))
+        return [done[index] for index in range(len(requests))]
+
+    @torch.no_grad()
+    def latents(self, requests: Sequence[GenerationRequest], sampling: Sampling) -> list[Tensor]:
+        """What :meth:`generate` draws before the autoencoder decodes it: latents (C, h, w), float32, of each request.
+        Each image's noise comes from its own seed; what it is batched with changes float rounding only."""
+        done: dict[int, Tensor] = {}
         sizes: dict[tuple[int, int], list[int]] = {}
         for index, request in enumerate(requests):
             sizes.setdefault((request.width or self.size[0], request.height or self.size[1]), []).append(index)
@@ -132,13 +146,9 @@ class BagelAdapter(ModelAdapter):
             )
             empty = self.model.empty_cache(len(members))
             tokens = sample(self.model, context, empty, noise.to(self.model.device), grid, sampling)
-            pictures = self._decode(tokens, grid)
-            done |= {i: Generated(picture) for i, picture in zip(members, pictures, strict=True)}
+            latents = unpatchify(tokens, self.config.latent_patch_size, *grid)
+            done |= dict(zip(members, latents, strict=True))
         return [done[index] for index in range(len(requests))]
-
-    def _decode(self, tokens: Tensor, grid: tuple[int, int]) -> list[Image.Image]:
-        pixels = self.autoencoder.decode(unpatchify(tokens, self.config.latent_patch_size, *grid))
-        return [Image.fromarray(array) for array in to_uint8(pixels).cpu().numpy()]
 
     # --- understanding --------------------------------------------------------------------------------------
     @torch.no_grad()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -13,7 +13,8 @@ class Sampling:
     ``guidance`` 1 or less switches guidance off. It acts while ``interval[0] < t <= interval[1]`` of the shifted time.
     ``image_guidance`` above 1 guides once more, away from what the text alone would give; needs ``guidance`` above 1.
     ``renorm`` rescales the guided velocity to at most the norm of the conditional one: over the whole image
-    (``global``), per token (``channel``), or not at all (``none``); ``renorm_min`` bounds the factor from below.
+    (``global``), per token (``channel``), per token before image guidance acts (``text_channel``), or not at all
+    (``none``); ``renorm_min`` bounds the factor from below.
     """
 
     points: int = 50
@@ -21,7 +22,7 @@ class Sampling:
     image_guidance: float = 1.0
     interval: tuple[float, float] = (0.4, 1.0)
     shift: float = 3.0
-    renorm: Literal["global", "channel", "none"] = "global"
+    renorm: Literal["global", "channel", "text_channel", "none"] = "global"
     renorm_min: float = 0.0
 
     def __post_init__(self) -> None:
@@ -33,6 +34,14 @@ class Sampling:
             raise ValueError(f"interval must be (low, high), got {self.interval}")
         if not 0.0 <= self.renorm_min <= 1.0:
             raise ValueError(f"renorm_min must lie in [0, 1], got {self.renorm_min}")
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "text-to-image": {},
+    "edit": {"image_guidance": 2.0, "interval": (0.0, 1.0), "renorm": "text_channel"},
+    "interleave": {"guidance": 3.0, "image_guidance": 1.5},
+}
+"""The original's settings by use, as far as they differ from the defaults (bagel.md 5.2)."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from srum_bagel.hub import local_folder
-from srum_bagel.options import AdapterOptions, Sampling
+from srum_bagel.options import PRESETS, AdapterOptions, Sampling
 from srum_plugins.contracts import Capability
 from srum_plugins.hookspecs import hookimpl
 from srum_plugins.providers import Provider
@@ -23,6 +23,7 @@ def srum_model_adapters() -> list[Provider]:
             factory=_adapter,
             options=AdapterOptions,
             sampling=Sampling,
+            presets=PRESETS,
             capabilities=frozenset(set(Capability) - {Capability.THINK, Capability.TRAIN}),
             modules=("accelerate", "huggingface_hub"),
             extra="pip install 'srum-plugins[bagel]'",

@@ -28,13 +28,21 @@ def schedule(points: int, shift: float) -> list[float]:
 def guide(conditional: Tensor, unconditional: Tensor, text_only: Tensor, sampling: Sampling) -> Tensor:
     """Guided velocity (B, N, D), renormed per image or per token."""
     guided = unconditional + sampling.guidance * (conditional - unconditional)
+    if sampling.renorm == "text_channel":
+        guided = _renormed(guided, conditional, (2,), sampling.renorm_min)
     if sampling.image_guidance > 1:
         guided = text_only + sampling.image_guidance * (guided - text_only)
-    if sampling.renorm == "none":
-        return guided
-    dims = (1, 2) if sampling.renorm == "global" else (2,)
-    norm = conditional.norm(dim=dims, keepdim=True) / (guided.norm(dim=dims, keepdim=True) + 1e-8)
-    renormed: Tensor = guided * norm.clamp(min=sampling.renorm_min, max=1.0)
+    if sampling.renorm == "global":
+        return _renormed(guided, conditional, (1, 2), sampling.renorm_min)
+    if sampling.renorm == "channel":
+        return _renormed(guided, conditional, (2,), sampling.renorm_min)
+    return guided
+
+
+def _renormed(guided: Tensor, conditional: Tensor, dims: tuple[int, ...], least: float) -> Tensor:
+    """``guided`` with at most the norm of ``conditional`` over these dimensions."""
+    factor = conditional.norm(dim=dims, keepdim=True) / (guided.norm(dim=dims, keepdim=True) + 1e-8)
+    renormed: Tensor = guided * factor.clamp(min=least, max=1.0)
     return renormed
 
 
@@ -51,11 +59,12 @@ def sample(
     """Latent tokens (B, N, p * p * C), float32, from noise of that shape.
 
     ``context``, ``unconditional`` and ``text_only`` have one row per image. ``text_only`` is the context without images
-    and plan, for image guidance; None says that it equals ``context``, and then it costs nothing. All branches of a
-    step run in one batch.
+    and plan, for image guidance; None says that it equals ``context``, and then it costs nothing. Nor does guidance
+    away from nothing: where all contexts are empty, every branch is the same. All branches of a step run in one batch.
     """
     times = schedule(sampling.points, sampling.shift)
-    guided = [sampling.guidance > 1 and sampling.interval[0] < t <= sampling.interval[1] for t in times[:-1]]
+    guides = sampling.guidance > 1 and context.length + unconditional.length > 0
+    guided = [guides and sampling.interval[0] < t <= sampling.interval[1] for t in times[:-1]]
     plain_block = model.denoising_block(context, *grid)
     branches = [context, unconditional]
     if text_only is not None and sampling.image_guidance > 1:

@@ -35,7 +35,7 @@ class SamplingOptions(Sampling):
     guidance: float = 2.5
     interval: tuple[float, float] = (0.0, 1.0)
     shift: float = 2.0
-    renorm: Literal["global", "channel", "none"] = "none"
+    renorm: Literal["global", "channel", "text_channel", "none"] = "none"
 
 
 @dataclass(frozen=True)
