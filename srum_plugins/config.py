@@ -24,6 +24,7 @@ from srum_plugins.options import build_options
 from srum_plugins.providers import PRESET, Kind, Provider
 
 DECAYS = ("constant", "linear", "cosine")
+OPTIMIZERS = ("adamw", "adamw8bit")
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,12 @@ class ChunkSection:
 class TrainSection:
     """``train``: AdamW with linear warm-up and then ``decay``.
 
+    ``optimizer`` is ``adamw``, or ``adamw8bit`` for weights in bfloat16, which plain AdamW hardly moves.
     ``grad_clip`` is the largest gradient norm (null: none). With ``ema`` above 0 an exponential moving average of the
     weights is kept, with this decay, and is what training ends with. ``checkpoint_every`` counts steps.
     """
 
+    optimizer: str = "adamw"
     steps: int = 100
     batch: int = 32
     lr: float = 1e-4
@@ -345,8 +348,12 @@ def _check_values(config: RunConfig) -> None:
     for key, share in (("train.beta1", train.beta1), ("train.beta2", train.beta2), ("train.ema", train.ema)):
         if not 0.0 <= share < 1.0:
             raise ConfigError(f"{key}: must lie in [0, 1), got {share}")
-    if train.decay not in DECAYS:
-        raise ConfigError(f"train.decay: unknown {train.decay!r}.{did_you_mean(train.decay, DECAYS)}")
+    for key, word, known in (
+        ("train.decay", train.decay, DECAYS),
+        ("train.optimizer", train.optimizer, OPTIMIZERS),
+    ):
+        if word not in known:
+            raise ConfigError(f"{key}: unknown {word!r}.{did_you_mean(word, known)}")
     for name, section in (("generate", generate), ("evaluate", evaluate)):
         if (section.width is None) != (section.height is None):
             raise ConfigError(f"{name}.width and {name}.height: give both or neither")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 from srum_plugins.contracts import Capability
 from srum_plugins.errors import CapabilityError, ConfigError, did_you_mean
 from srum_plugins.host import Registered, missing_modules
+
+EIGHT_BIT = "pip install 'srum-plugins[gpu]'"
 
 STAGE_NEEDS = {
     "generate": frozenset({Capability.GENERATE}),
@@ -64,6 +67,23 @@ def check(adapter: Registered, others: Mapping[str, tuple[Registered, Any]], sta
             lacking += _lacking(asker, needs, adapter)
     if lacking or problems:
         raise (CapabilityError if lacking else ConfigError)("\n".join(lacking + problems))
+
+
+def check_optimizer(adapter: Registered, options: Any, optimizer: str) -> None:
+    """Refuse an optimizer that is not installed or cannot move the adapter's weights.
+
+    Raises:
+        ConfigError: which of both it is, and what to set.
+    """
+    if optimizer == "adamw8bit":
+        if missing := [module for module in ("torchao",) if find_spec(module) is None]:
+            raise ConfigError(f"train.optimizer=adamw8bit needs {missing[0]}, not installed: {EIGHT_BIT}")
+    elif (dtype := adapter.provider.trained_dtype(options)) != "float32":
+        raise ConfigError(
+            f"train.optimizer={optimizer} cannot train weights in {dtype}, which is what the adapter "
+            f"{adapter.provider.name!r} has with these options: a step far smaller than a weight rounds to nothing. "
+            "Set train.optimizer=adamw8bit, which rounds at random, or give the adapter float32 weights"
+        )
 
 
 def _lacking(asker: str, needs: Iterable[Capability], adapter: Registered) -> list[str]:

@@ -42,7 +42,8 @@ class Provider:
     ``needs`` is what any other provider asks of the adapter, as a function of its own options. ``modules`` are the
     import names that must be there for the provider to be ready; if one is not, ``extra`` is the pip line that users
     are shown. ``identity`` is whatever else decides the provider's results, such as a hash of the weights or the file
-    that its options name; it becomes part of the fingerprints of stages.
+    that its options name; it becomes part of the fingerprints of stages. ``trained_dtype`` gives the dtype of an
+    adapter's trainable weights, which decides what optimizer can move them.
     """
 
     name: str
@@ -56,3 +57,4 @@ class Provider:
     extra: str = ""
     identity: Callable[[Any], str] = lambda options: ""
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    trained_dtype: Callable[[Any], str] = lambda options: "float32"

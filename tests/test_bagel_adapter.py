@@ -18,7 +18,7 @@ from srum_bagel.adapter import BagelAdapter, FlowPrediction
 from srum_bagel.autoencoder import patchify, unpatchify
 from srum_bagel.checkpoint import CONFIG, WEIGHTS, load_model
 from srum_bagel.mot import Cache
-from srum_bagel.options import Sampling
+from srum_bagel.options import Sampling, Scope
 from srum_bagel.packing import Piece, PieceKind
 from srum_bagel.sampler import guide, sample, schedule
 from srum_shapes.prompts import prompt_list
@@ -287,6 +287,47 @@ def test_whole_sequences_and_cached_contexts_agree() -> None:
     context = model.prefill(texts, None)
     sampled = model.denoise(model.denoising_block(context, 8, 8), context, noisy, time)
     torch.testing.assert_close(sampled, whole, atol=1e-5, rtol=0)
+
+
+def test_all_of_what_draws_can_be_trained() -> None:
+    adapter = tiny_adapter()
+    adapter.scope = "all"
+    parameters = adapter.start_training()
+    assert set(adapter.model.generation_parameters()) < set(parameters)
+    latents = adapter.encode(pictures(2))
+    draws = dataclasses.replace(adapter.draw(latents, torch.Generator()), drop=torch.tensor([False, False]))
+    before = adapter.predict(PROMPTS[:2], latents, draws)
+    before.token_losses(latents).mean().backward()
+    without = {name for name, parameter in parameters.items() if parameter.grad is None}
+    last = "language_model.model.layers.1."  # whose keys and values are the last that latents see of the text
+    after = ("self_attn.o_proj.", "post_attention_layernorm.", "mlp.")
+    assert without == {"language_model.model.norm.weight"} | {
+        name for name in parameters if name.startswith(tuple(last + part for part in after))
+    }
+    assert all(parameter.grad is None for name, parameter in adapter.model.named_parameters() if name not in parameters)
+    with torch.no_grad():
+        for parameter in parameters.values():
+            parameter.add_(0.01)
+    base = adapter.predict(PROMPTS[:2], latents, draws, base=True)
+    torch.testing.assert_close(base.velocity, before.velocity.detach(), atol=1e-6, rtol=0)
+    assert not torch.allclose(adapter.predict(PROMPTS[:2], latents, draws).velocity, base.velocity, atol=1e-3)
+
+
+@pytest.mark.parametrize("scope", ["generation", "all"])
+def test_checkpointing_changes_no_gradient(scope: Scope) -> None:
+    gradients = []
+    for checkpointing in (False, True):
+        adapter = tiny_adapter()
+        adapter.scope = scope
+        adapter.model.language_model.model.checkpointing = checkpointing
+        parameters = adapter.start_training()
+        latents = adapter.encode(pictures(2))
+        adapter.predict(PROMPTS[:2], latents, adapter.draw(latents, torch.Generator().manual_seed(1))).token_losses(
+            latents
+        ).mean().backward()
+        gradients.append({name: parameter.grad for name, parameter in parameters.items()})
+    for name, gradient in gradients[0].items():
+        assert gradient is gradients[1][name] is None or torch.equal(gradient, gradients[1][name]), name
 
 
 def test_training_keeps_nothing_of_the_text(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -391,30 +391,47 @@ def test_a_config_is_a_mapping_of_the_release(original: Path) -> None:
 
 
 # --- the command line -------------------------------------------------------------------------------------------------
-def test_candidates_boxes_and_judgements_through_the_command_line(
-    original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
+OWN = {"vae2llm", "llm2vae", "time_embedder"}
+
+
+def seven(original: Path) -> None:
+    """A config of the whole loop on the folder, in the current directory."""
+    adapter = {"name": "bagel", "checkpoint": str(original), "size": [64, 64], "answer_tokens": 6, "dtype": "float32"}
     settings = {
         "run": {"name": "seven", "directory": "run"},
         "tracking": {"enabled": False},
-        "adapter": {"name": "bagel", "checkpoint": str(original), "size": [64, 64], "answer_tokens": 6},
+        "adapter": adapter,
         "prompts": {"name": "shapes", "count": 2},
         "grounder": "native",
         "judge": "choice",
-        "aggregator": "srum",
-        "objective": "paired",
+        "aggregator": "uniform",
+        "objective": "srum",
         "benchmark": "shapes",
         "generate": {"candidates": 2, "sampling": {"points": 3}},
+        "train": {"steps": 2, "batch": 2, "lr": 1e-3},
     }
     Path("seven.yaml").write_text(json.dumps(settings))
-    for stage in ("generate", "ground", "judge", "reward"):
-        assert main([stage, "seven.yaml"]) == 0, capsys.readouterr().err
+
+
+def test_the_stages_through_the_command_line(
+    original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    seven(original)
+    settings = ["seven.yaml"]
+    for stage in ("generate", "ground", "judge", "reward", "train"):
+        assert main([stage, *settings]) == 0, capsys.readouterr().err
     pictures = list((tmp_path / "run" / "stages" / "generate").glob("*/images/*.png"))
     assert len(pictures) == 4 and {Image.open(file).size for file in pictures} == {(64, 64)}
+    (weights,) = (tmp_path / "run" / "stages" / "train").glob("*/weights")
+    before, after = (load_file(next(folder.glob("ema.safetensors"))) for folder in (original, weights))
+    assert before.keys() == after.keys()
+    moved = {name for name in before if not torch.equal(before[name].float(), after[name].float())}
+    assert moved and all("_moe_gen" in name or name.split(".")[0] in OWN for name in moved)
+    assert {file.name for file in original.iterdir()} == {file.name for file in weights.iterdir()}
+    # What cannot work is refused before any weight is read, also where there are none to read.
     capsys.readouterr()
-    # What it cannot do is refused before any weight is read, also where there are none to read.
-    assert main(["run", "seven.yaml", f"adapter.checkpoint={tmp_path}"]) == 2
-    assert "bagel" in (said := capsys.readouterr().err) and "train" in said
-    assert main(["generate", "seven.yaml", "adapter.checkpoint=nobody/knows"]) == 2
+    assert main(["run", *settings, f"adapter.checkpoint={tmp_path}", "adapter.dtype=bfloat16"]) == 2
+    assert "cannot train weights in bfloat16" in (said := capsys.readouterr().err) and "adamw8bit" in said
+    assert main(["generate", *settings, "adapter.checkpoint=nobody/knows"]) == 2
     assert "needs adapter.revision" in capsys.readouterr().err

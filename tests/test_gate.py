@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from srum_plugins import commands
+from srum_plugins import commands, gate
 from srum_plugins.config import SLOTS
 from srum_plugins.contracts import Capability
 from srum_plugins.errors import CapabilityError, ConfigError
-from srum_plugins.gate import STAGE_NEEDS, STAGE_OF_SLOT, check
+from srum_plugins.gate import STAGE_NEEDS, STAGE_OF_SLOT, check, check_optimizer
 from srum_plugins.host import Registered
 from srum_plugins.providers import Kind, Provider
 from srum_plugins.stages.pipeline import NAMES
@@ -90,3 +90,16 @@ def test_gate_commands_and_pipeline_know_the_same_stages() -> None:
     assert list(STAGE_NEEDS) == list(commands.STAGES) == list(NAMES)
     assert set(STAGE_OF_SLOT) == set(SLOTS) - {"adapter"}
     assert set(STAGE_OF_SLOT.values()) == set(NAMES)
+
+
+def test_weights_that_an_optimizer_cannot_move_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    half = adapter(trained_dtype=lambda options: options["dtype"])
+    check_optimizer(half, {"dtype": "float32"}, "adamw")
+    check_optimizer(adapter(), None, "adamw")
+    with pytest.raises(ConfigError, match=r"cannot train weights in bfloat16.*adamw8bit"):
+        check_optimizer(half, {"dtype": "bfloat16"}, "adamw")
+    monkeypatch.setattr(gate, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"adamw8bit needs torchao, not installed: pip install 'srum-plugins\[gpu\]'"):
+        check_optimizer(half, {"dtype": "bfloat16"}, "adamw8bit")
+    monkeypatch.setattr(gate, "find_spec", lambda name: name)
+    check_optimizer(half, {"dtype": "bfloat16"}, "adamw8bit")

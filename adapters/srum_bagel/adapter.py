@@ -17,7 +17,7 @@ from srum_bagel.checkpoint import WEIGHTS, read_config, save_model
 from srum_bagel.config import BagelConfig
 from srum_bagel.images import AsTheyAre, Preparation
 from srum_bagel.model import Bagel
-from srum_bagel.options import Sampling
+from srum_bagel.options import Sampling, Scope
 from srum_bagel.packing import Piece, PieceKind
 from srum_bagel.sampler import sample, shifted
 from srum_bagel.understanding import greedy
@@ -84,8 +84,9 @@ class FlowPrediction:
 
 
 class BagelAdapter(ModelAdapter):
-    """A BAGEL of any size with its autoencoder and dialect. Training moves the generation half only.
+    """A BAGEL of any size with its autoencoder and dialect.
 
+    Training moves the generation half, and with ``scope`` ``all`` what reads the prompt as well.
     ``size`` (width, height) is that of images where a request names none; ``preparation`` says which images are taken
     and how they are resized (default: those of exactly that size).
     """
@@ -98,6 +99,7 @@ class BagelAdapter(ModelAdapter):
         size: tuple[int, int],
         preparation: Preparation | None = None,
         images_per_call: int = IMAGES_PER_CALL,
+        scope: Scope = "generation",
     ) -> None:
         self.model = model.requires_grad_(False)
         self.autoencoder = autoencoder.requires_grad_(False)
@@ -105,6 +107,7 @@ class BagelAdapter(ModelAdapter):
         self.size = size
         self.preparation = preparation or AsTheyAre(size)
         self.images_per_call = images_per_call
+        self.scope = scope
         self._base: dict[str, Tensor] = {}
 
     @property
@@ -289,21 +292,16 @@ class BagelAdapter(ModelAdapter):
     def predict(
         self, prompts: Sequence[Prompt], latents: Tensor, draws: Draws, *, base: bool = False
     ) -> FlowPrediction:
-        """See :meth:`ModelAdapter.predict`: the velocity at x_t = (1 - t) x0 + t noise. The text, which the generation
-        half has no part in, is read without a gradient."""
+        """See :meth:`ModelAdapter.predict`: the velocity at x_t = (1 - t) x0 + t noise."""
         patch = self.config.latent_patch_size
         time = draws.timestep[:, None, None, None]
         tokens = patchify((1 - time) * latents + time * draws.noise, patch)
         grid = (latents.shape[2] // patch, latents.shape[3] // patch)
-        with torch.no_grad():
-            context = self.model.prefill(
-                [
-                    [] if dropped else [self.model.text(self.dialect.encode(prompt.text))]
-                    for prompt, dropped in zip(prompts, draws.drop.tolist(), strict=True)
-                ],
-                None,
-            )
-        inputs = (self.model.denoising_block(context, *grid), context, tokens, draws.timestep)
+        texts = [
+            [] if dropped else [self.model.text(self.dialect.encode(prompt.text))]
+            for prompt, dropped in zip(prompts, draws.drop.tolist(), strict=True)
+        ]
+        inputs = (texts, grid, tokens, draws.timestep)
         if base:
             with torch.no_grad():
                 velocity = torch.func.functional_call(self.model, self._base, inputs)
@@ -312,8 +310,9 @@ class BagelAdapter(ModelAdapter):
         return FlowPrediction(unpatchify(velocity, patch, *grid), draws.noise, patch)
 
     def start_training(self) -> dict[str, torch.nn.Parameter]:
-        """Only the generation half moves; its weights at this moment are what ``base=True`` predicts with."""
-        parameters = self.model.generation_parameters()
+        """What is in ``scope`` moves; its weights at this moment are what ``base=True`` predicts with."""
+        model = self.model
+        parameters = model.generation_parameters() if self.scope == "generation" else model.drawing_parameters()
         self._base = {name: parameter.detach().clone() for name, parameter in parameters.items()}
         for parameter in parameters.values():
             parameter.requires_grad_(True)

@@ -62,6 +62,12 @@ class Bagel(nn.Module):
             name: parameter for name, parameter in self.named_parameters() if "_moe_gen" in name or name.startswith(own)
         }
 
+    def drawing_parameters(self) -> dict[str, nn.Parameter]:
+        """All that a picture drawn from text depends on, by name: the generation half, and the understanding expert
+        that reads the text. Not the text head, and not what sees."""
+        own = ("language_model.model.", "vae2llm.", "llm2vae.", "time_embedder.")
+        return {name: parameter for name, parameter in self.named_parameters() if name.startswith(own)}
+
     def pack(self, samples: Sequence[Sequence[Piece]]) -> Packed:
         """:func:`srum_bagel.packing.pack` with this model's markers and device."""
         tokens = self.config.tokens
@@ -182,7 +188,15 @@ class Bagel(nn.Module):
         out: Tensor = self.llm2vae(hidden)
         return out.reshape(rows, count, -1)
 
-    forward = denoise
+    def forward(
+        self, texts: Sequence[Sequence[Piece]], grid: tuple[int, int], noisy: Tensor, timestep: Tensor
+    ) -> Tensor:
+        """As in training: velocity (B, N, p * p * C) of latent tokens (B, N, p * p * C) of an (h, w) grid at timesteps
+        (B,), each row after its own text. The text is read without a graph if nothing that reads it is trained."""
+        reads = self.language_model.model.embed_tokens.weight.requires_grad
+        with torch.set_grad_enabled(torch.is_grad_enabled() and reads):
+            context = self.prefill(texts, None)
+        return self.denoise(self.denoising_block(context, *grid), context, noisy, timestep)
 
     def _und_stream(self, packed: Packed, vision: Tensor | None) -> Tensor:
         text: Tensor = self.language_model.model.embed_tokens(packed.text_ids)

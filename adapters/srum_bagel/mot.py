@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import Qwen2Config
 from transformers.models.qwen2.modeling_qwen2 import (
     Qwen2MLP,
@@ -175,6 +176,8 @@ class MoTModel(nn.Module):
         self.norm = Qwen2RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.norm_moe_gen = Qwen2RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.rotary = Qwen2RotaryEmbedding(qwen)
+        self.checkpointing = False
+        """Whether a layer's activations are computed again in the backward pass, and only its inputs kept for it."""
 
     def forward(
         self,
@@ -193,7 +196,10 @@ class MoTModel(nn.Module):
         rope = self.rotary(und if len(und) else gen, positions)
         for index, layer in enumerate(self.layers):
             cached = (past.keys[index], past.values[index]) if past is not None and past.length else None
-            und, gen, k, v = layer(und, gen, layout, rope, cached)
+            if self.checkpointing and torch.is_grad_enabled():
+                und, gen, k, v = checkpoint(layer, und, gen, layout, rope, cached, use_reentrant=False)
+            else:
+                und, gen, k, v = layer(und, gen, layout, rope, cached)
             if keep is not None:
                 keep.keys.append(k)
                 keep.values.append(v)

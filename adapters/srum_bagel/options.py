@@ -36,6 +36,8 @@ class Sampling:
             raise ValueError(f"renorm_min must lie in [0, 1], got {self.renorm_min}")
 
 
+Scope = Literal["generation", "all"]
+
 PRESETS: dict[str, dict[str, Any]] = {
     "text-to-image": {},
     "edit": {"image_guidance": 2.0, "interval": (0.0, 1.0), "renorm": "text_channel"},
@@ -50,7 +52,9 @@ class AdapterOptions:
 
     ``checkpoint`` is a folder, or a hub id with ``revision``, the commit that it is pinned to. ``weights`` chooses
     where a folder holds both ``ema`` and ``model`` weights. ``size`` (width, height) in pixels is that of images where
-    a request names none. ``answer_tokens`` bounds open answers.
+    a request names none. ``answer_tokens`` bounds open answers. Training moves the generation half (``scope``
+    ``generation``), or also the understanding expert that reads the prompt (``all``); with ``checkpointing`` it holds
+    each layer's input only, and computes the rest of it a second time.
     """
 
     checkpoint: str
@@ -59,6 +63,8 @@ class AdapterOptions:
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     size: tuple[int, int] = (1024, 1024)
     answer_tokens: int = 512
+    scope: Scope = "generation"
+    checkpointing: bool = True
 
     def __post_init__(self) -> None:
         if self.answer_tokens < 1:

@@ -19,12 +19,13 @@ def srum_model_adapters() -> list[Provider]:
     return [
         Provider(
             name="bagel",
-            summary="a released BAGEL checkpoint: generates and answers (training it is not there yet)",
+            summary="a released BAGEL checkpoint",
             factory=_adapter,
             options=AdapterOptions,
             sampling=Sampling,
             presets=PRESETS,
-            capabilities=frozenset(set(Capability) - {Capability.THINK, Capability.TRAIN}),
+            trained_dtype=lambda options: options.dtype,
+            capabilities=frozenset(set(Capability) - {Capability.THINK}),
             modules=("accelerate", "huggingface_hub"),
             extra="pip install 'srum-plugins[bagel]'",
             identity=_identity,

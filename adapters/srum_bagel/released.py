@@ -66,7 +66,9 @@ class ReleasedBagel(BagelAdapter):
             options.size,
             preparation(release.config),
             IMAGES_PER_CALL,
+            options.scope,
         )
+        model.language_model.model.checkpointing = options.checkpointing
         self.release = release
 
     def save(self, folder: Path) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from srum_plugins.errors import CheckpointError
 from srum_plugins.runs.files import write_bytes, write_folder
 from srum_plugins.runs.store import StageDirectory
+from srum_plugins.stages.optimizers import restore_state, state_tensors
 
 KEPT = 2  # checkpoints
 
@@ -60,13 +61,8 @@ def save(directory: StageDirectory, state: TrainingState, done: int) -> Path:
     """Write the state after ``done`` steps durably, then drop all but the newest checkpoints."""
 
     def fill(folder: Path) -> None:
-        optimizer = {
-            f"{slot}/{name}": value
-            for name, parameter in state.parameters.items()
-            for slot, value in state.optimizer.state[parameter].items()
-        }  # empty for a parameter that never had a gradient
         save_file(_saved(state.parameters), folder / "parameters.safetensors")
-        save_file(_saved(optimizer), folder / "optimizer.safetensors")
+        save_file(_saved(state_tensors(state.optimizer, state.parameters)), folder / "optimizer.safetensors")
         if state.average:
             save_file(_saved(state.average), folder / "average.safetensors")
         # Metrics are part of the checkpoint, so that a resumed run has all of them and none twice.
@@ -100,13 +96,7 @@ def resume(directory: StageDirectory, state: TrainingState) -> int:
         ) from error
     _fill(folder, state.parameters, values)
     _fill(folder, state.average, average)
-    for name, parameter in state.parameters.items():
-        if f"step/{name}" in slots:  # AdamW keeps its step count on the CPU and its moments beside the parameter
-            state.optimizer.state[parameter] = {
-                "step": slots[f"step/{name}"],
-                "exp_avg": slots[f"exp_avg/{name}"].to(parameter.device),
-                "exp_avg_sq": slots[f"exp_avg_sq/{name}"].to(parameter.device),
-            }
+    restore_state(state.optimizer, state.parameters, slots)
     write_bytes(directory.path / "metrics.jsonl", (folder / "metrics.jsonl").read_bytes())
     return done
 

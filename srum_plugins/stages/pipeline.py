@@ -49,6 +49,9 @@ def run(
         {slot: (choice.registered, choice.options) for slot, choice in others.items()},
         [stage.name for stage in chosen],
     )
+    if any(stage is train.STAGE for stage in chosen):
+        adapter = config.providers[Kind.ADAPTER]
+        gate.check_optimizer(adapter.registered, adapter.options, config.train.optimizer)
     session = Session(config, host)
     if only is not None:
         _require_inputs(session, chosen[0])

@@ -24,7 +24,7 @@ from srum_plugins.providers import Kind
 from srum_plugins.runs.files import read_image, write_folder
 from srum_plugins.runs.fingerprint import stable_seed
 from srum_plugins.runs.store import StageDirectory
-from srum_plugins.stages import generate, reward
+from srum_plugins.stages import generate, optimizers, reward
 from srum_plugins.stages.checkpoints import TrainingState, checkpoints, resume, save
 from srum_plugins.stages.session import Session, Stage
 
@@ -65,12 +65,7 @@ def execute(session: Session, directory: StageDirectory) -> dict[str, Any]:
     parameters = model.start_training()
     if not parameters:
         raise ContractError(f"adapter {session.choice(Kind.ADAPTER).name!r} names no trainable parameter")
-    optimizer = torch.optim.AdamW(
-        parameters.values(),
-        lr=settings.lr,
-        betas=(settings.beta1, settings.beta2),
-        weight_decay=settings.weight_decay,
-    )
+    optimizer = optimizers.build(settings, parameters)
     state = TrainingState.start(parameters, optimizer, averaged=settings.ema > 0)
     start = resume(directory, state)
     announce = session.listens("srum_train_step_started")
@@ -140,8 +135,7 @@ def train_step(
     if not bool(torch.isfinite(norm)):
         raise NonFiniteError(f"the gradient norm of step {step} is {norm.item()}; training stopped before the update.")
     rate = learning_rate(settings, step)
-    for group in state.optimizer.param_groups:
-        group["lr"] = rate
+    optimizers.set_rate(state.optimizer, rate)
     state.optimizer.step()
     state.update_average(settings.ema, step)
     return {"loss": float(loss.detach()), "grad_norm": float(norm), "lr": rate, **extra}
