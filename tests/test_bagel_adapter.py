@@ -18,9 +18,10 @@ from srum_bagel.adapter import BagelAdapter, FlowPrediction
 from srum_bagel.autoencoder import patchify, unpatchify
 from srum_bagel.checkpoint import CONFIG, WEIGHTS, load_model
 from srum_bagel.mot import Cache
-from srum_bagel.options import Sampling, Scope
+from srum_bagel.options import Sampling, Scope, Thinking
 from srum_bagel.packing import Piece, PieceKind
 from srum_bagel.sampler import guide, sample, schedule
+from srum_bagel.understanding import greedy
 from srum_shapes.prompts import prompt_list
 from srum_shapes.world import render, sample_scene
 from tiny_bagel import tiny_adapter
@@ -72,6 +73,53 @@ def test_any_grouping_gives_the_same_latents(
         members = [index for index, one in enumerate(groups) if one == group]
         for index, latents in zip(members, adapter.latents([requests[m] for m in members], sampling), strict=True):
             torch.testing.assert_close(latents, whole[index], atol=1e-5, rtol=0)
+
+
+THINKING = Thinking(**dataclasses.asdict(SAMPLING), think=True, think_prompt="how many objects ?", think_tokens=5)
+
+
+def test_a_plan_is_written_and_drawn_from() -> None:
+    adapter = tiny_adapter()
+    model, encode = adapter.model, adapter.dialect.encode
+    requests = [GenerationRequest(prompt, seed) for seed, prompt in enumerate(PROMPTS[:3])]
+    drawn = adapter.generate(requests, THINKING)
+    plain = adapter.generate(requests, SAMPLING)
+    for request, one, other in zip(requests, drawn, plain, strict=True):
+        system, prompt = (model.text(encode(text)) for text in (THINKING.think_prompt, request.prompt.text))
+        (written,) = greedy(model, model.prefill([[system, prompt]], None), 5)
+        assert one.plan == adapter.dialect.decode(written) and other.plan is None
+        # The whole conversation conditions, the system prompt alone is what guidance goes away from.
+        plan = model.text(encode(one.plan))
+        context, away = model.prefill([[system, prompt, plan]], None), model.prefill([[system]], None)
+        noise = torch.randn(1, 64, 48, generator=torch.Generator().manual_seed(request.seed))
+        tokens = sample(model, context, away, noise, (8, 8), THINKING)
+        (latents,) = adapter.latents([request], THINKING, [one.plan])
+        torch.testing.assert_close(latents, unpatchify(tokens, 4, 8, 8)[0], atol=1e-5, rtol=0)
+        assert one.image.tobytes() != other.image.tobytes()
+    assert [one.plan for one in drawn] == [adapter.generate([request], THINKING)[0].plan for request in requests]
+
+
+def test_image_guidance_with_a_plan_goes_away_from_the_prompt_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    adapter = tiny_adapter()
+    model = adapter.model
+    guided = dataclasses.replace(THINKING, image_guidance=2.0)
+    request = GenerationRequest(PROMPTS[0], 3)
+    (latents,) = adapter.latents([request], guided, ["red circle"])
+    texts = [model.text(adapter.dialect.encode(t)) for t in (guided.think_prompt, request.prompt.text, "red circle")]
+    caches = [model.prefill([texts[:count]], None) for count in (3, 1, 2)]
+    noise = torch.randn(1, 64, 48, generator=torch.Generator().manual_seed(3))
+    tokens = sample(model, caches[0], caches[1], noise, (8, 8), guided, caches[2])
+    torch.testing.assert_close(latents, unpatchify(tokens, 4, 8, 8)[0], atol=1e-5, rtol=0)
+
+
+def test_a_prompt_longer_than_the_context_is_refused() -> None:
+    adapter = tiny_adapter()
+    room = adapter.config.llm.max_position_embeddings - 1
+    long = GenerationRequest(Prompt("p9", " ".join(["red"] * (room - 1))), 0)
+    with pytest.raises(ContractError, match=f"'p9' takes {room + 1} positions of the model's {room}: shorten it"):
+        adapter.generate([long], SAMPLING)
+    with pytest.raises(ContractError, match="or think_tokens, of which its plan may take"):
+        adapter.generate([GenerationRequest(PROMPTS[0], 0)], dataclasses.replace(THINKING, think_tokens=room))
 
 
 @given(st.integers(0, 1000), st.floats(1.1, 8.0), st.floats(1.0, 4.0), st.floats(0.0, 1.0))

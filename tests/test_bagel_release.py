@@ -429,6 +429,11 @@ def test_the_stages_through_the_command_line(
     moved = {name for name in before if not torch.equal(before[name].float(), after[name].float())}
     assert moved and all("_moe_gen" in name or name.split(".")[0] in OWN for name in moved)
     assert {file.name for file in original.iterdir()} == {file.name for file in weights.iterdir()}
+    # A plan is kept with its candidate.
+    plans = [*settings, "run.directory=plans", "generate.sampling={think: true, think_tokens: 4, points: 2}"]
+    assert main(["generate", *plans]) == 0
+    (shard,) = (tmp_path / "plans" / "stages" / "generate").glob("*/*.jsonl")
+    assert all(isinstance(json.loads(line)["plan"], str) for line in shard.read_text().splitlines())
     # What cannot work is refused before any weight is read, also where there are none to read.
     capsys.readouterr()
     assert main(["run", *settings, f"adapter.checkpoint={tmp_path}", "adapter.dtype=bfloat16"]) == 2

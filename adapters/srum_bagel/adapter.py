@@ -17,7 +17,7 @@ from srum_bagel.checkpoint import WEIGHTS, read_config, save_model
 from srum_bagel.config import BagelConfig
 from srum_bagel.images import AsTheyAre, Preparation
 from srum_bagel.model import Bagel
-from srum_bagel.options import Sampling, Scope
+from srum_bagel.options import Sampling, Scope, Thinking
 from srum_bagel.packing import Piece, PieceKind
 from srum_bagel.sampler import sample, shifted
 from srum_bagel.understanding import greedy
@@ -118,22 +118,41 @@ class BagelAdapter(ModelAdapter):
     # --- generation -----------------------------------------------------------------------------------------
     @torch.no_grad()
     def generate(self, requests: Sequence[GenerationRequest], sampling: Sampling) -> list[Generated]:
-        """See :meth:`ModelAdapter.generate`."""
-        latents = self.latents(requests, sampling)
+        """See :meth:`ModelAdapter.generate`. Each image's noise comes from its own seed; what it is batched with
+        changes float rounding only.
+
+        Raises:
+            ContractError: a prompt, with the plan that it may need, is longer than the model's context.
+        """
+        plans = self.plans(requests, sampling) if isinstance(sampling, Thinking) and sampling.think else None
+        latents = self.latents(requests, sampling, plans)
         alike: dict[torch.Size, list[int]] = {}
         for index, one in enumerate(latents):
             alike.setdefault(one.shape, []).append(index)
         done: dict[int, Generated] = {}
         for members in alike.values():
             pixels = self.autoencoder.decode(torch.stack([latents[index] for index in members]))
-            pictures = (Generated(Image.fromarray(array)) for array in to_uint8(pixels).cpu().numpy())
-            done |= dict(zip(members, pictures, strict=True))
+            for index, array in zip(members, to_uint8(pixels).cpu().numpy(), strict=True):
+                done[index] = Generated(Image.fromarray(array), plans[index] if plans else None)
         return [done[index] for index in range(len(requests))]
 
     @torch.no_grad()
-    def latents(self, requests: Sequence[GenerationRequest], sampling: Sampling) -> list[Tensor]:
-        """What :meth:`generate` draws before the autoencoder decodes it: latents (C, h, w), float32, of each request.
-        Each image's noise comes from its own seed; what it is batched with changes float rounding only."""
+    def plans(self, requests: Sequence[GenerationRequest], sampling: Thinking) -> list[str]:
+        """What the model writes before it draws: its greedy answer to the system prompt and the prompt."""
+        texts = [self._texts(request, sampling) for request in requests]
+        plans: list[str] = []
+        for start in range(0, len(texts), self.images_per_call):
+            context = self.model.prefill(texts[start : start + self.images_per_call], None)
+            written = greedy(self.model, context, sampling.think_tokens)
+            plans += [self.dialect.decode(ids) for ids in written]
+        return plans
+
+    @torch.no_grad()
+    def latents(
+        self, requests: Sequence[GenerationRequest], sampling: Sampling, plans: Sequence[str] | None = None
+    ) -> list[Tensor]:
+        """What :meth:`generate` draws before the autoencoder decodes it: latents (C, h, w), float32, of each request,
+        given its plan if there are plans."""
         done: dict[int, Tensor] = {}
         sizes: dict[tuple[int, int], list[int]] = {}
         for index, request in enumerate(requests):
@@ -144,14 +163,38 @@ class BagelAdapter(ModelAdapter):
             noise = torch.stack(
                 [torch.randn(shape, generator=torch.Generator().manual_seed(requests[i].seed)) for i in members]
             )
-            context = self.model.prefill(
-                [[self.model.text(self.dialect.encode(requests[i].prompt.text))] for i in members], None
-            )
-            empty = self.model.empty_cache(len(members))
-            tokens = sample(self.model, context, empty, noise.to(self.model.device), grid, sampling)
+            prompts = [self._texts(requests[i], sampling) for i in members]
+            whole, away = prompts, [texts[:-1] for texts in prompts]  # guidance drops the prompt ...
+            if plans is not None:  # ... and all that follows from it; image guidance, images and the plan alone
+                whole = [[*texts, self._text(plans[i])] for texts, i in zip(prompts, members, strict=True)]
+            context, unconditional = (self.model.prefill(texts, None) for texts in (whole, away))
+            both = plans is not None and sampling.image_guidance > 1
+            text_only = self.model.prefill(prompts, None) if both else None
+            noise = noise.to(self.model.device)
+            tokens = sample(self.model, context, unconditional, noise, grid, sampling, text_only)
             latents = unpatchify(tokens, self.config.latent_patch_size, *grid)
             done |= dict(zip(members, latents, strict=True))
         return [done[index] for index in range(len(requests))]
+
+    def _texts(self, request: GenerationRequest, sampling: Sampling) -> list[Piece]:
+        """The text pieces of a request: the system prompt where the model is to think, and the prompt."""
+        pieces, plan, hint = [self._text(request.prompt.text)], 0, ""
+        if isinstance(sampling, Thinking) and sampling.think:
+            pieces.insert(0, self._text(sampling.think_prompt))
+            plan, hint = (
+                sampling.think_tokens + 2,
+                f", or think_tokens, of which its plan may take {sampling.think_tokens}",
+            )
+        room = self.config.llm.max_position_embeddings - 1  # the image has one position
+        used = sum(len(piece.ids) for piece in pieces) + plan
+        if used > room:
+            raise ContractError(
+                f"the prompt {request.prompt.id!r} takes {used} positions of the model's {room}: shorten it{hint}"
+            )
+        return pieces
+
+    def _text(self, text: str) -> Piece:
+        return self.model.text(self.dialect.encode(text))
 
     # --- understanding --------------------------------------------------------------------------------------
     @torch.no_grad()

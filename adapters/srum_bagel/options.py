@@ -36,6 +36,31 @@ class Sampling:
             raise ValueError(f"renorm_min must lie in [0, 1], got {self.renorm_min}")
 
 
+THINK_PROMPT = (
+    "Before you draw, think about the picture that is asked for and plan it inside <think> </think>: what is in it, "
+    "how many of each, what they look like and where they are. The picture is then made from your plan."
+)
+"""Our own words. The original's are to be given as ``think_prompt`` by who wants to repeat its published figures."""
+
+
+@dataclass(frozen=True)
+class Thinking(Sampling):
+    """Settings of a model that can write a plan before it draws.
+
+    With ``think`` it reads ``think_prompt`` and the prompt, answers greedily in at most ``think_tokens`` tokens, and
+    draws from all three; guidance leaves out the prompt and the plan, and keeps ``think_prompt``.
+    """
+
+    think: bool = False
+    think_prompt: str = THINK_PROMPT
+    think_tokens: int = 1000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.think_tokens < 1:
+            raise ValueError(f"think_tokens must be at least 1, got {self.think_tokens}")
+
+
 Scope = Literal["generation", "all"]
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from srum_bagel.hub import local_folder
-from srum_bagel.options import PRESETS, AdapterOptions, Sampling
+from srum_bagel.options import PRESETS, AdapterOptions, Thinking
 from srum_plugins.contracts import Capability
 from srum_plugins.hookspecs import hookimpl
 from srum_plugins.providers import Provider
@@ -22,10 +22,10 @@ def srum_model_adapters() -> list[Provider]:
             summary="a released BAGEL checkpoint",
             factory=_adapter,
             options=AdapterOptions,
-            sampling=Sampling,
+            sampling=Thinking,
             presets=PRESETS,
             trained_dtype=lambda options: options.dtype,
-            capabilities=frozenset(set(Capability) - {Capability.THINK}),
+            capabilities=frozenset(Capability),
             modules=("accelerate", "huggingface_hub"),
             extra="pip install 'srum-plugins[bagel]'",
             identity=_identity,
