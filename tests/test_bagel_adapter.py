@@ -18,7 +18,7 @@ from srum_bagel.adapter import BagelAdapter, FlowPrediction
 from srum_bagel.autoencoder import patchify, unpatchify
 from srum_bagel.checkpoint import CONFIG, WEIGHTS, load_model
 from srum_bagel.mot import Cache
-from srum_bagel.options import Sampling, Scope, Thinking
+from srum_bagel.options import Sampling, Scope, Thinking, Training
 from srum_bagel.packing import Piece, PieceKind
 from srum_bagel.sampler import guide, sample, schedule
 from srum_bagel.understanding import greedy
@@ -338,8 +338,7 @@ def test_whole_sequences_and_cached_contexts_agree() -> None:
 
 
 def test_all_of_what_draws_can_be_trained() -> None:
-    adapter = tiny_adapter()
-    adapter.scope = "all"
+    adapter = tiny_adapter(training=Training("all"))
     parameters = adapter.start_training()
     assert set(adapter.model.generation_parameters()) < set(parameters)
     latents = adapter.encode(pictures(2))
@@ -365,9 +364,7 @@ def test_all_of_what_draws_can_be_trained() -> None:
 def test_checkpointing_changes_no_gradient(scope: Scope) -> None:
     gradients = []
     for checkpointing in (False, True):
-        adapter = tiny_adapter()
-        adapter.scope = scope
-        adapter.model.language_model.model.checkpointing = checkpointing
+        adapter = tiny_adapter(training=Training(scope, checkpointing=checkpointing))
         parameters = adapter.start_training()
         latents = adapter.encode(pictures(2))
         adapter.predict(PROMPTS[:2], latents, adapter.draw(latents, torch.Generator().manual_seed(1))).token_losses(
@@ -376,6 +373,41 @@ def test_checkpointing_changes_no_gradient(scope: Scope) -> None:
         gradients.append({name: parameter.grad for name, parameter in parameters.items()})
     for name, gradient in gradients[0].items():
         assert gradient is gradients[1][name] is None or torch.equal(gradient, gradients[1][name]), name
+
+
+@pytest.mark.parametrize("scope", ["generation", "all"])
+def test_low_rank_adapters_are_trained_and_merged(scope: Scope, tmp_path: Path) -> None:
+    adapter = tiny_adapter(training=Training(scope, lora_rank=2))
+    names, digest = set(adapter.model.state_dict()), adapter.understanding_digest()
+    latents = adapter.encode(pictures(2))
+    draws = dataclasses.replace(adapter.draw(latents, torch.Generator()), drop=torch.tensor([False, True]))
+    before = adapter.predict(PROMPTS[:2], latents, draws).velocity.detach()
+    parameters = adapter.start_training()
+    experts = {"_moe_gen" in name for name in parameters}
+    assert parameters and all(".lora_" in name for name in parameters)
+    assert experts == ({True} if scope == "generation" else {True, False})
+    torch.testing.assert_close(adapter.predict(PROMPTS[:2], latents, draws).velocity, before)
+    train_a_little(adapter, parameters)
+    base, after = (adapter.predict(PROMPTS[:2], latents, draws, base=base).velocity for base in (True, False))
+    torch.testing.assert_close(base, before)
+    assert not torch.allclose(after, before, atol=1e-4)
+    adapter.save(tmp_path)
+    assert set(adapter.model.state_dict()) == names
+    fresh = tiny_adapter(seed=1)
+    fresh.load_trained(tmp_path)
+    torch.testing.assert_close(fresh.predict(PROMPTS[:2], latents, draws).velocity, after, atol=1e-5, rtol=0)
+    assert (fresh.understanding_digest() == digest) == (scope == "generation")
+
+
+def test_low_rank_adapters_of_bfloat16_weights_are_float32() -> None:
+    adapter = tiny_adapter(training=Training(lora_rank=2))
+    adapter.model.to(torch.bfloat16)
+    parameters = adapter.start_training()
+    assert {parameter.dtype for parameter in parameters.values()} == {torch.float32}
+    latents = adapter.encode(pictures(2))
+    prediction = adapter.predict(PROMPTS[:2], latents, adapter.draw(latents, torch.Generator()))
+    prediction.token_losses(latents).mean().backward()
+    assert all(parameter.grad is not None for parameter in parameters.values())
 
 
 def test_training_keeps_nothing_of_the_text(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,12 +12,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from srum_bagel import lora
 from srum_bagel.autoencoder import KLAutoencoder, PixelAutoencoder, patchify, to_uint8, unpatchify
 from srum_bagel.checkpoint import WEIGHTS, read_config, save_model
 from srum_bagel.config import BagelConfig
 from srum_bagel.images import AsTheyAre, Preparation
 from srum_bagel.model import Bagel
-from srum_bagel.options import Sampling, Scope, Thinking
+from srum_bagel.options import Sampling, Thinking, Training
 from srum_bagel.packing import Piece, PieceKind
 from srum_bagel.sampler import sample, shifted
 from srum_bagel.understanding import greedy
@@ -30,6 +31,10 @@ TEXT_DROPOUT = 0.1
 """Share of training examples whose text is dropped, as in BAGEL's training."""
 IMAGES_PER_CALL = 64
 """Images that understanding reads in one forward, if the adapter is not told otherwise."""
+
+
+WHOLE_HALF = Training()
+"""The generation half, its activations held: what a small model can afford."""
 
 
 class Dialect(ABC):
@@ -86,7 +91,7 @@ class FlowPrediction:
 class BagelAdapter(ModelAdapter):
     """A BAGEL of any size with its autoencoder and dialect.
 
-    Training moves the generation half, and with ``scope`` ``all`` what reads the prompt as well.
+    ``training`` says what training moves.
     ``size`` (width, height) is that of images where a request names none; ``preparation`` says which images are taken
     and how they are resized (default: those of exactly that size).
     """
@@ -99,7 +104,7 @@ class BagelAdapter(ModelAdapter):
         size: tuple[int, int],
         preparation: Preparation | None = None,
         images_per_call: int = IMAGES_PER_CALL,
-        scope: Scope = "generation",
+        training: Training = WHOLE_HALF,
     ) -> None:
         self.model = model.requires_grad_(False)
         self.autoencoder = autoencoder.requires_grad_(False)
@@ -107,7 +112,9 @@ class BagelAdapter(ModelAdapter):
         self.size = size
         self.preparation = preparation or AsTheyAre(size)
         self.images_per_call = images_per_call
-        self.scope = scope
+        self.training = training
+        self.model.trains_reading = training.scope == "all"
+        self.model.language_model.model.checkpointing = training.checkpointing
         self._base: dict[str, Tensor] = {}
 
     @property
@@ -345,7 +352,10 @@ class BagelAdapter(ModelAdapter):
             for prompt, dropped in zip(prompts, draws.drop.tolist(), strict=True)
         ]
         inputs = (texts, grid, tokens, draws.timestep)
-        if base:
+        if base and self.training.lora_rank:
+            with torch.no_grad(), lora.without(self.model):
+                velocity = self.model(*inputs)
+        elif base:
             with torch.no_grad():
                 velocity = torch.func.functional_call(self.model, self._base, inputs)
         else:
@@ -353,16 +363,25 @@ class BagelAdapter(ModelAdapter):
         return FlowPrediction(unpatchify(velocity, patch, *grid), draws.noise, patch)
 
     def start_training(self) -> dict[str, torch.nn.Parameter]:
-        """What is in ``scope`` moves; its weights at this moment are what ``base=True`` predicts with."""
-        model = self.model
-        parameters = model.generation_parameters() if self.scope == "generation" else model.drawing_parameters()
+        """What ``training`` says moves; the model of this moment is what ``base=True`` predicts with."""
+        model, training = self.model, self.training
+        if training.lora_rank:
+            return lora.inject(model, training.lora_rank, training.lora_alpha, training.scope)
+        generation = training.scope == "generation"
+        parameters = model.generation_parameters() if generation else model.drawing_parameters()
         self._base = {name: parameter.detach().clone() for name, parameter in parameters.items()}
         for parameter in parameters.values():
             parameter.requires_grad_(True)
         return parameters
 
     def save(self, folder: Path) -> None:
-        """See :meth:`ModelAdapter.save`: a checkpoint folder like the one this was loaded from."""
+        """See :meth:`ModelAdapter.save`: a checkpoint folder like the one this was loaded from. Low-rank adapters are
+        merged into the weights first, and are gone afterwards."""
+        if self.training.lora_rank:
+            lora.merge(self.model)
+        self._write(folder)
+
+    def _write(self, folder: Path) -> None:
         save_model(self.model, self.autoencoder, folder)
 
     def load_trained(self, folder: Path) -> None:

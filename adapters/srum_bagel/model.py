@@ -44,6 +44,8 @@ class Bagel(nn.Module):
         self.llm2vae = nn.Linear(dim, config.latent_token_dim)
         self.time_embedder = TimestepEmbedder(dim)
         self.latent_pos_embed = PositionTable(config.max_latent_size, dim)
+        self.trains_reading = False
+        """Whether training moves what reads the text, so that :meth:`forward` needs its graph."""
 
     @property
     def device(self) -> torch.device:
@@ -192,9 +194,8 @@ class Bagel(nn.Module):
         self, texts: Sequence[Sequence[Piece]], grid: tuple[int, int], noisy: Tensor, timestep: Tensor
     ) -> Tensor:
         """As in training: velocity (B, N, p * p * C) of latent tokens (B, N, p * p * C) of an (h, w) grid at timesteps
-        (B,), each row after its own text. The text is read without a graph if nothing that reads it is trained."""
-        reads = self.language_model.model.embed_tokens.weight.requires_grad
-        with torch.set_grad_enabled(torch.is_grad_enabled() and reads):
+        (B,), each row after its own text. The text is read without a graph unless training moves what reads it."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.trains_reading):
             context = self.prefill(texts, None)
         return self.denoise(self.denoising_block(context, *grid), context, noisy, timestep)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -72,14 +73,34 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
+class Training:
+    """What training moves, and what it holds.
+
+    ``scope`` is the generation half (``generation``), or also the understanding expert that reads the prompt
+    (``all``). With ``lora_rank`` above 0 the weights stay, and low-rank adapters of that rank beside the layers of the
+    scope, scaled by ``lora_alpha`` / ``lora_rank``, are trained in float32. With ``checkpointing`` each layer's input
+    alone is held for the backward pass, and the rest of it computed a second time.
+    """
+
+    scope: Scope = "generation"
+    lora_rank: int = 0
+    lora_alpha: float = 16.0
+    checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        if self.lora_rank < 0:
+            raise ValueError(f"lora_rank must be 0 (none) or more, got {self.lora_rank}")
+        if not (self.lora_alpha > 0 and math.isfinite(self.lora_alpha)):
+            raise ValueError(f"lora_alpha must be positive, got {self.lora_alpha}")
+
+
+@dataclass(frozen=True)
 class AdapterOptions:
-    """Which released checkpoint, and how it is held.
+    """Which released checkpoint, how it is held, and how it is trained.
 
     ``checkpoint`` is a folder, or a hub id with ``revision``, the commit that it is pinned to. ``weights`` chooses
     where a folder holds both ``ema`` and ``model`` weights. ``size`` (width, height) in pixels is that of images where
-    a request names none. ``answer_tokens`` bounds open answers. Training moves the generation half (``scope``
-    ``generation``), or also the understanding expert that reads the prompt (``all``); with ``checkpointing`` it holds
-    each layer's input only, and computes the rest of it a second time.
+    a request names none. ``answer_tokens`` bounds open answers.
     """
 
     checkpoint: str
@@ -88,9 +109,13 @@ class AdapterOptions:
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     size: tuple[int, int] = (1024, 1024)
     answer_tokens: int = 512
-    scope: Scope = "generation"
-    checkpointing: bool = True
+    training: Training = Training(checkpointing=True)
 
     def __post_init__(self) -> None:
         if self.answer_tokens < 1:
             raise ValueError(f"answer_tokens must be at least 1, got {self.answer_tokens}")
+
+    @property
+    def trained_dtype(self) -> str:
+        """The dtype of what training moves."""
+        return "float32" if self.training.lora_rank else self.dtype

@@ -24,9 +24,9 @@ def srum_model_adapters() -> list[Provider]:
             options=AdapterOptions,
             sampling=Thinking,
             presets=PRESETS,
-            trained_dtype=lambda options: options.dtype,
+            trained_dtype=lambda options: options.trained_dtype,
             capabilities=frozenset(Capability),
-            modules=("accelerate", "huggingface_hub"),
+            modules=("accelerate", "huggingface_hub", "peft"),
             extra="pip install 'srum-plugins[bagel]'",
             identity=_identity,
         )

@@ -66,13 +66,11 @@ class ReleasedBagel(BagelAdapter):
             options.size,
             preparation(release.config),
             IMAGES_PER_CALL,
-            options.scope,
+            options.training,
         )
-        model.language_model.model.checkpointing = options.checkpointing
         self.release = release
 
-    def save(self, folder: Path) -> None:
-        """See :func:`srum_bagel.release.save_release`."""
+    def _write(self, folder: Path) -> None:
         save_release(self.model, self.release, folder)
 
     def load_trained(self, folder: Path) -> None:
