@@ -60,7 +60,8 @@ class TrainSection:
 
     ``optimizer`` is ``adamw``, or ``adamw8bit`` for weights in bfloat16, which plain AdamW hardly moves.
     ``grad_clip`` is the largest gradient norm (null: none). With ``ema`` above 0 an exponential moving average of the
-    weights is kept, with this decay, and is what training ends with. ``checkpoint_every`` counts steps.
+    weights is kept, in float32 beside them, and is what training ends with; its decay rises with the step s (from 0) as
+    (s + 1) / (s + 10) up to ``ema``. ``checkpoint_every`` counts steps.
     """
 
     optimizer: str = "adamw"
@@ -296,7 +297,7 @@ def _preset(adapter: Provider, name: Any, where: str) -> Mapping[str, Any]:
     """The settings of a preset by its name; none without a name."""
     if name is None:
         return {}
-    if name not in adapter.presets:
+    if not isinstance(name, str) or name not in adapter.presets:
         near = did_you_mean(str(name), adapter.presets)
         raise ConfigError(f"{where}.{PRESET}: adapter {adapter.name!r} has no preset {name!r}.{near}")
     return adapter.presets[name]

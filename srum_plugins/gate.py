@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
+from shutil import which
 from typing import Any
 
+from srum_plugins.config import TrainSection
 from srum_plugins.contracts import Capability
 from srum_plugins.errors import CapabilityError, ConfigError, did_you_mean
 from srum_plugins.host import Registered, missing_modules
 
 EIGHT_BIT = "pip install 'srum-plugins[gpu]'"
+MOST_BETA2 = 0.98  # above it 1 - beta2 is too small a step for a moment in bfloat16 (engine.md 3.1)
 
 STAGE_NEEDS = {
     "generate": frozenset({Capability.GENERATE}),
@@ -69,18 +73,26 @@ def check(adapter: Registered, others: Mapping[str, tuple[Registered, Any]], sta
         raise (CapabilityError if lacking else ConfigError)("\n".join(lacking + problems))
 
 
-def check_optimizer(adapter: Registered, options: Any, optimizer: str) -> None:
-    """Refuse an optimizer that is not installed or cannot move the adapter's weights.
+def check_optimizer(adapter: Registered, options: Any, train: TrainSection) -> None:
+    """Refuse an optimizer that cannot run here or cannot move the adapter's weights.
 
     Raises:
-        ConfigError: which of both it is, and what to set.
+        ConfigError: why, and what to set.
     """
-    if optimizer == "adamw8bit":
-        if missing := [module for module in ("torchao",) if find_spec(module) is None]:
-            raise ConfigError(f"train.optimizer=adamw8bit needs {missing[0]}, not installed: {EIGHT_BIT}")
-    elif (dtype := adapter.provider.trained_dtype(options)) != "float32":
+    dtype = adapter.provider.trained_dtype(options)
+    if train.optimizer == "adamw8bit":
+        if find_spec("torchao") is None:
+            raise ConfigError(f"train.optimizer=adamw8bit needs torchao, not installed: {EIGHT_BIT}")
+        if not any(which(compiler) for compiler in (os.environ.get("CXX", ""), "g++", "clang++", "c++")):
+            raise ConfigError("train.optimizer=adamw8bit compiles its step and finds no C++ compiler: install g++")
+        if dtype != "float32" and train.beta2 > MOST_BETA2:
+            raise ConfigError(
+                f"train.beta2={train.beta2:g} does not work with weights in {dtype}: small tensors keep their moments "
+                f"in that dtype, where such a moment never decays. Set it to {MOST_BETA2:g} or less"
+            )
+    elif dtype != "float32":
         raise ConfigError(
-            f"train.optimizer={optimizer} cannot train weights in {dtype}, which is what the adapter "
+            f"train.optimizer={train.optimizer} cannot train weights in {dtype}, which is what the adapter "
             f"{adapter.provider.name!r} has with these options: a step far smaller than a weight rounds to nothing. "
             "Set train.optimizer=adamw8bit, which rounds at random, or give the adapter float32 weights"
         )

@@ -362,15 +362,20 @@ def test_all_of_what_draws_can_be_trained() -> None:
 
 @pytest.mark.parametrize("scope", ["generation", "all"])
 def test_checkpointing_changes_no_gradient(scope: Scope) -> None:
-    gradients = []
+    gradients, calls = [], []
     for checkpointing in (False, True):
         adapter = tiny_adapter(training=Training(scope, checkpointing=checkpointing))
         parameters = adapter.start_training()
         latents = adapter.encode(pictures(2))
+        seen: list[object] = []
+        layer = adapter.model.language_model.model.layers[0]
+        layer.mlp_moe_gen.register_forward_pre_hook(lambda *call, seen=seen: seen.append(call))
         adapter.predict(PROMPTS[:2], latents, adapter.draw(latents, torch.Generator().manual_seed(1))).token_losses(
             latents
         ).mean().backward()
+        calls.append(len(seen))
         gradients.append({name: parameter.grad for name, parameter in parameters.items()})
+    assert calls == [1, 2]  # once more in the backward pass
     for name, gradient in gradients[0].items():
         assert gradient is gradients[1][name] is None or torch.equal(gradient, gradients[1][name]), name
 

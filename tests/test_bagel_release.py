@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from srum_bagel.config import BagelConfig
 from srum_bagel.grounding import PARTS, read_boxes
 from srum_bagel.hub import check_place, local_folder
 from srum_bagel.images import AsTheyAre, Resized, ResizeRule, on_white
-from srum_bagel.options import AdapterOptions, Sampling
+from srum_bagel.options import AdapterOptions, Sampling, Scope, Thinking, Training
 from srum_bagel.plugin import srum_model_adapters
 from srum_bagel.release import diffusers_name, load_release, read_release
 from srum_bagel.released import ReleasedBagel, build
@@ -440,3 +441,19 @@ def test_the_stages_through_the_command_line(
     assert "cannot train weights in bfloat16" in (said := capsys.readouterr().err) and "adamw8bit" in said
     assert main(["generate", *settings, "adapter.checkpoint=nobody/knows"]) == 2
     assert "needs adapter.revision" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("scope", ["generation", "all"])
+def test_bfloat16_weights_have_gradients(original: Path, scope: Scope) -> None:
+    adapter = build(AdapterOptions(str(original), size=(64, 32), training=Training(scope, checkpointing=True)), "cpu")
+    parameters = adapter.start_training()
+    image = adapter.generate([GenerationRequest(Prompt("a", "a red circle"), 0)], Thinking(points=2))[0].image
+    latents = adapter.encode([image])
+    draws = dataclasses.replace(adapter.draw(latents, torch.Generator()), drop=torch.tensor([False]))
+    losses = adapter.predict([Prompt("a", "a red circle")], latents, draws).token_losses(latents)
+    assert losses.dtype == torch.float32
+    losses.mean().backward()
+    found = [name for name, parameter in parameters.items() if parameter.grad is not None]
+    assert {parameters[name].dtype for name in found} == {torch.bfloat16}
+    assert any("_moe_gen" in name for name in found)
+    assert any("_moe_gen" not in name and "layers.0." in name for name in found) == (scope == "all")

@@ -124,6 +124,7 @@ def test_interpolations_are_resolved(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ("aggregator.background=high", ["aggregator.background", "high"]),
         ("generate.sampling.nois=0.5", ["generate.sampling.nois", "'noise'"]),
         ("generate.sampling.preset=quite", ["generate.sampling.preset", "'toy'", "'quite'", "'quiet'"]),
+        ("generate.sampling.preset=[slow]", ["generate.sampling.preset", "'toy'"]),
         ("ground.sampling.noise=0.5", ["ground.sampling", "chunk"]),
         ("generate.width=64", ["generate.width", "both or neither"]),
         ("run.device=gpu", ["run.device", "'gpu'"]),

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from srum_plugins import commands, gate
-from srum_plugins.config import SLOTS
+from srum_plugins.config import SLOTS, TrainSection
 from srum_plugins.contracts import Capability
 from srum_plugins.errors import CapabilityError, ConfigError
 from srum_plugins.gate import STAGE_NEEDS, STAGE_OF_SLOT, check, check_optimizer
@@ -93,13 +93,21 @@ def test_gate_commands_and_pipeline_know_the_same_stages() -> None:
 
 
 def test_weights_that_an_optimizer_cannot_move_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    half = adapter(trained_dtype=lambda options: options["dtype"])
-    check_optimizer(half, {"dtype": "float32"}, "adamw")
-    check_optimizer(adapter(), None, "adamw")
+    half, eight = adapter(trained_dtype=lambda options: options["dtype"]), TrainSection(optimizer="adamw8bit")
+    check_optimizer(half, {"dtype": "float32"}, TrainSection())
+    check_optimizer(adapter(), None, TrainSection())
     with pytest.raises(ConfigError, match=r"cannot train weights in bfloat16.*adamw8bit"):
-        check_optimizer(half, {"dtype": "bfloat16"}, "adamw")
+        check_optimizer(half, {"dtype": "bfloat16"}, TrainSection())
     monkeypatch.setattr(gate, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"adamw8bit needs torchao, not installed: pip install 'srum-plugins\[gpu\]'"):
-        check_optimizer(half, {"dtype": "bfloat16"}, "adamw8bit")
+        check_optimizer(half, {"dtype": "bfloat16"}, eight)
     monkeypatch.setattr(gate, "find_spec", lambda name: name)
-    check_optimizer(half, {"dtype": "bfloat16"}, "adamw8bit")
+    monkeypatch.setattr(gate, "which", lambda name: None)
+    with pytest.raises(ConfigError, match="finds no C\\+\\+ compiler"):
+        check_optimizer(half, {"dtype": "bfloat16"}, eight)
+    monkeypatch.setattr(gate, "which", lambda name: name)
+    check_optimizer(half, {"dtype": "bfloat16"}, eight)
+    slow = TrainSection(optimizer="adamw8bit", beta2=0.999)
+    check_optimizer(half, {"dtype": "float32"}, slow)
+    with pytest.raises(ConfigError, match=r"beta2=0\.999 does not work with weights in bfloat16"):
+        check_optimizer(half, {"dtype": "bfloat16"}, slow)

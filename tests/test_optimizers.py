@@ -64,8 +64,8 @@ def test_eight_bits_move_bfloat16_weights_and_resume_to_the_bit() -> None:
     pytest.importorskip("torchao")
     settings = TrainSection(optimizer="adamw8bit", lr=1e-5)
     moved = resumes_to_the_bit(settings, torch.bfloat16)["large"].float()
-    # Single weights jump by 1/256 or stay; the mean moves by what was meant.
-    assert set(((1.0 - moved) * 256).unique().tolist()) <= {0.0, 1.0}
+    # Single weights jump by 1/256 or stay, some jump twice; the mean moves by what was meant.
+    assert set(((1.0 - moved) * 256).unique().tolist()) <= {0.0, 1.0, 2.0}
     assert moved.mean().item() == pytest.approx(1.0 - 1e-5 * (1 + 1 + 1 + 3 + 4), abs=5e-5)
     plain = weights(torch.bfloat16)
     stuck = build(TrainSection(lr=1e-5), plain)

@@ -126,7 +126,7 @@ class BagelAdapter(ModelAdapter):
     @torch.no_grad()
     def generate(self, requests: Sequence[GenerationRequest], sampling: Sampling) -> list[Generated]:
         """See :meth:`ModelAdapter.generate`. Each image's noise comes from its own seed; what it is batched with
-        changes float rounding only.
+        changes float rounding only (which may, rarely, choose another word of a plan).
 
         Raises:
             ContractError: a prompt, with the plan that it may need, is longer than the model's context.
@@ -145,14 +145,16 @@ class BagelAdapter(ModelAdapter):
 
     @torch.no_grad()
     def plans(self, requests: Sequence[GenerationRequest], sampling: Thinking) -> list[str]:
-        """What the model writes before it draws: its greedy answer to the system prompt and the prompt."""
-        texts = [self._texts(request, sampling) for request in requests]
-        plans: list[str] = []
-        for start in range(0, len(texts), self.images_per_call):
-            context = self.model.prefill(texts[start : start + self.images_per_call], None)
+        """What the model writes before it draws: its greedy answer to the system prompt and the prompt. Candidates of
+        one prompt share its plan."""
+        texts = {request.prompt.text: self._texts(request, sampling) for request in requests}
+        asked, plans = list(texts), dict[str, str]()
+        for start in range(0, len(asked), self.images_per_call):
+            chunk = asked[start : start + self.images_per_call]
+            context = self.model.prefill([texts[text] for text in chunk], None)
             written = greedy(self.model, context, sampling.think_tokens)
-            plans += [self.dialect.decode(ids) for ids in written]
-        return plans
+            plans |= {text: self.dialect.decode(ids) for text, ids in zip(chunk, written, strict=True)}
+        return [plans[request.prompt.text] for request in requests]
 
     @torch.no_grad()
     def latents(

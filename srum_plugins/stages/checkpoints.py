@@ -33,16 +33,17 @@ class TrainingState:
     @classmethod
     def start(cls, parameters: Parameters, optimizer: torch.optim.Optimizer, averaged: bool) -> TrainingState:
         """The state before the first step. With ``averaged``, the average starts at the parameters."""
-        average = {name: parameter.detach().float().clone() for name, parameter in parameters.items()}
-        return cls(parameters, optimizer, average if averaged else {})
+        values = parameters.items() if averaged else ()
+        average = {name: parameter.detach().to(torch.float32, copy=True) for name, parameter in values}
+        return cls(parameters, optimizer, average)
 
     @torch.no_grad()
     def update_average(self, decay: float, step: int) -> None:
         """Move the average after a step (from 0): a <- d * a + (1 - d) * parameters with d = min(decay, (step + 1) /
         (step + 10)), so that the start is forgotten soon."""
-        if self.average:
-            now = [self.parameters[name].detach().float() for name in self.average]
-            torch._foreach_lerp_(list(self.average.values()), now, 1.0 - min(decay, (step + 1) / (step + 10)))
+        share = 1.0 - min(decay, (step + 1) / (step + 10))
+        for name, value in self.average.items():
+            value.lerp_(self.parameters[name].float(), share)
 
     @torch.no_grad()
     def take_average(self) -> None:

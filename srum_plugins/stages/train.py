@@ -120,6 +120,7 @@ def train_step(
     settings = session.config.train
     seed = stable_seed(session.config.run.seed, "train", step)
     torch.manual_seed(seed)  # for models that draw from the global state, such as dropout
+    state.optimizer.zero_grad(set_to_none=True)  # before the forward: two sets of gradients are never held with it
     draws = model.draw(batch.latents[0], torch.Generator().manual_seed(seed))
     loss, figures = session.objective.loss(model, batch, draws)
     if not bool(torch.isfinite(loss)):
@@ -129,7 +130,6 @@ def train_step(
         raise NonFiniteError(
             f"the metric {odd[0]!r} of step {step} is {extra[odd[0]]}; training stopped before the update."
         )
-    state.optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
     norm = torch.nn.utils.clip_grad_norm_(list(state.parameters.values()), settings.grad_clip or math.inf)
     if not bool(torch.isfinite(norm)):
