@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from srum_plugins.errors import ConfigError, did_you_mean
 from srum_plugins.host import PluginHost, Registered
 from srum_plugins.options import build_options
-from srum_plugins.providers import PRESET, Kind, Provider
+from srum_plugins.providers import PRESET, Kind, NoOptions, Provider
 
 DECAYS = ("constant", "linear", "cosine")
 OPTIMIZERS = ("adamw", "adamw8bit")
@@ -116,7 +116,8 @@ class Choice:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """A whole, validated configuration. ``sampling`` holds the adapter's generation settings by stage."""
+    """A whole, validated configuration. ``sampling`` holds the adapter's generation settings by stage, ``training`` its
+    training settings."""
 
     run: RunSection
     providers: Mapping[Kind, Choice]
@@ -127,6 +128,7 @@ class RunConfig:
     evaluate: EvaluateSection
     tracking: TrackingSection
     sampling: Mapping[str, Any] = field(default_factory=dict)
+    training: Any = field(default_factory=NoOptions)
 
     @property
     def directory(self) -> Path:
@@ -142,6 +144,8 @@ class RunConfig:
                 data[name] = _plain(getattr(self, name))
             if name in self.sampling:
                 data[name]["sampling"] = _plain(self.sampling[name])
+        if training := _plain(self.training):
+            data["train"]["adapter"] = training
         return data
 
     @property
@@ -191,12 +195,16 @@ def load(path: Path | None, overrides: Sequence[str], host: PluginHost) -> RunCo
         chosen = _mapping(values.pop("sampling", {}), where)
         preset = _preset(adapter, chosen.pop(PRESET, None), where)
         sampling[name] = build_options(adapter.sampling, {**preset, **chosen}, where)
+    data["train"] = _mapping(data.get("train"), "train")
+    training: Any = build_options(
+        adapter.training, _mapping(data["train"].pop("adapter", {}), "train.adapter"), "train.adapter"
+    )
     sections: dict[str, Any] = {
         name: build_options(section, _mapping(data.get(name, {}), name), name) for name, section in SECTIONS.items()
     }
     run: RunSection = sections["run"]
     sections["run"] = dataclasses.replace(run, directory=run.directory or str(Path("runs") / run.name))
-    config = RunConfig(providers=providers, sampling=sampling, **sections)
+    config = RunConfig(providers=providers, sampling=sampling, training=training, **sections)
     _check_values(config)
     return config
 

@@ -135,12 +135,16 @@ class ModelAdapter(ABC):  # noqa: B024 - which methods a subclass needs follows 
         raise self._cannot("train")
 
     def predict(self, prompts: Sequence[Prompt], latents: Tensor, draws: Draws, *, base: bool = False) -> Prediction:
-        """Predict for latents noised by ``draws``. ``base=True`` uses the weights that
-        :meth:`start_training` found, without gradient."""
+        """Predict for latents noised by ``draws``. ``base=True`` uses the weights that :meth:`start_training` found,
+        without gradient; it is asked only after ``start_training(..., base=True)``."""
         raise self._cannot("train")
 
-    def start_training(self) -> dict[str, torch.nn.Parameter]:
-        """Freeze what must not move, and return the trainable parameters by name, in a fixed order."""
+    def start_training(self, training: Any, *, base: bool) -> dict[str, torch.nn.Parameter]:
+        """Freeze what must not move, and return the trainable parameters by name, in a fixed order.
+
+        ``training`` is an instance of the provider's ``training`` dataclass. ``base`` says whether :meth:`predict` will
+        be asked for the weights of this moment, and they are to be kept.
+        """
         raise self._cannot("train")
 
     def save(self, folder: Path) -> None:
@@ -239,6 +243,9 @@ class TrainBatch:
 
 class Objective(ABC):
     """What training minimises, on top of any adapter's per-token losses."""
+
+    uses_base: bool = True
+    """Whether the loss asks for predictions of the base model, whose weights are then held beside those in training."""
 
     @abstractmethod
     def examples(self, items: Sequence[Judged], rewards: Sequence[Reward | None]) -> list[Example]:

@@ -73,13 +73,13 @@ def check(adapter: Registered, others: Mapping[str, tuple[Registered, Any]], sta
         raise (CapabilityError if lacking else ConfigError)("\n".join(lacking + problems))
 
 
-def check_optimizer(adapter: Registered, options: Any, train: TrainSection) -> None:
+def check_optimizer(adapter: Registered, options: Any, training: Any, train: TrainSection) -> None:
     """Refuse an optimizer that cannot run here or cannot move the adapter's weights.
 
     Raises:
         ConfigError: why, and what to set.
     """
-    dtype = adapter.provider.trained_dtype(options)
+    dtype = adapter.provider.trained_dtype(options, training)
     if train.optimizer == "adamw8bit":
         if find_spec("torchao") is None:
             raise ConfigError(f"train.optimizer=adamw8bit needs torchao, not installed: {EIGHT_BIT}")

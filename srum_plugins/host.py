@@ -293,7 +293,7 @@ def _check_provider(record: object, kind: Kind, where: str) -> None:
     for role in ("factory", "needs", "identity", "trained_dtype"):
         if not callable(getattr(record, role)):
             raise ContractError(f"{where}: {role} must be callable, got {getattr(record, role)!r}")
-    for role in ("options", "sampling"):
+    for role in ("options", "sampling", "training"):
         try:
             options_schema(getattr(record, role))
         except ContractError as error:
@@ -303,9 +303,11 @@ def _check_provider(record: object, kind: Kind, where: str) -> None:
         isinstance(one, Capability) for one in record.capabilities
     ):
         raise ContractError(f"{where}: capabilities must be a frozenset of Capability, got {record.capabilities!r}")
-    if kind is not Kind.ADAPTER and (record.capabilities or record.presets or record.sampling is not NoOptions):
+    own = record.capabilities or record.presets or {record.sampling, record.training} != {NoOptions}
+    if kind is not Kind.ADAPTER and own:
         raise ContractError(
-            f"{where}: only adapters have capabilities, sampling and presets; others say what they need by needs"
+            f"{where}: only adapters have capabilities, sampling, presets and training; others say what they need by "
+            "needs"
         )
     if not isinstance(record.modules, tuple) or not all(isinstance(one, str) and one for one in record.modules):
         raise ContractError(f"{where}: modules must be a tuple of import names, got {record.modules!r}")

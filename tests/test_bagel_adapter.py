@@ -31,6 +31,7 @@ from srum_plugins.errors import CheckpointError, ContractError
 from srum_plugins.records import Box, Prompt
 
 PROMPTS = prompt_list(8, 0, "train")
+HALF = Training(checkpointing=False)
 SAMPLING = Sampling(points=4, guidance=3.0, interval=(0.4, 1.0), shift=2.0, renorm="global")
 
 
@@ -287,7 +288,7 @@ def test_training_moves_the_generation_half_only() -> None:
     adapter = tiny_adapter()
     before = {name: tensor.clone() for name, tensor in adapter.model.state_dict().items()}
     digest = adapter.understanding_digest()
-    parameters = adapter.start_training()
+    parameters = adapter.start_training(HALF, base=True)
     train_a_little(adapter, parameters)
     moved = {name for name, tensor in adapter.model.state_dict().items() if not torch.equal(tensor, before[name])}
     assert moved and moved <= set(parameters)
@@ -298,7 +299,7 @@ def test_base_predictions_stay_when_weights_move() -> None:
     adapter = tiny_adapter()
     latents = adapter.encode(pictures(2))
     draws = adapter.draw(latents, torch.Generator().manual_seed(0))
-    parameters = adapter.start_training()
+    parameters = adapter.start_training(HALF, base=True)
     before = adapter.predict(PROMPTS[:2], latents, draws).velocity.detach()
     train_a_little(adapter, parameters)
     base = adapter.predict(PROMPTS[:2], latents, draws, base=True)
@@ -338,8 +339,8 @@ def test_whole_sequences_and_cached_contexts_agree() -> None:
 
 
 def test_all_of_what_draws_can_be_trained() -> None:
-    adapter = tiny_adapter(training=Training("all"))
-    parameters = adapter.start_training()
+    adapter = tiny_adapter()
+    parameters = adapter.start_training(Training("all"), base=True)
     assert set(adapter.model.generation_parameters()) < set(parameters)
     latents = adapter.encode(pictures(2))
     draws = dataclasses.replace(adapter.draw(latents, torch.Generator()), drop=torch.tensor([False, False]))
@@ -364,8 +365,8 @@ def test_all_of_what_draws_can_be_trained() -> None:
 def test_checkpointing_changes_no_gradient(scope: Scope) -> None:
     gradients, calls = [], []
     for checkpointing in (False, True):
-        adapter = tiny_adapter(training=Training(scope, checkpointing=checkpointing))
-        parameters = adapter.start_training()
+        adapter = tiny_adapter()
+        parameters = adapter.start_training(Training(scope, checkpointing=checkpointing), base=True)
         latents = adapter.encode(pictures(2))
         seen: list[object] = []
         layer = adapter.model.language_model.model.layers[0]
@@ -382,12 +383,12 @@ def test_checkpointing_changes_no_gradient(scope: Scope) -> None:
 
 @pytest.mark.parametrize("scope", ["generation", "all"])
 def test_low_rank_adapters_are_trained_and_merged(scope: Scope, tmp_path: Path) -> None:
-    adapter = tiny_adapter(training=Training(scope, lora_rank=2))
+    adapter = tiny_adapter()
     names, digest = set(adapter.model.state_dict()), adapter.understanding_digest()
     latents = adapter.encode(pictures(2))
     draws = dataclasses.replace(adapter.draw(latents, torch.Generator()), drop=torch.tensor([False, True]))
     before = adapter.predict(PROMPTS[:2], latents, draws).velocity.detach()
-    parameters = adapter.start_training()
+    parameters = adapter.start_training(Training(scope, lora_rank=2), base=True)
     experts = {"_moe_gen" in name for name in parameters}
     assert parameters and all(".lora_" in name for name in parameters)
     assert experts == ({True} if scope == "generation" else {True, False})
@@ -405,9 +406,9 @@ def test_low_rank_adapters_are_trained_and_merged(scope: Scope, tmp_path: Path) 
 
 
 def test_low_rank_adapters_of_bfloat16_weights_are_float32() -> None:
-    adapter = tiny_adapter(training=Training(lora_rank=2))
+    adapter = tiny_adapter()
     adapter.model.to(torch.bfloat16)
-    parameters = adapter.start_training()
+    parameters = adapter.start_training(Training(lora_rank=2), base=True)
     assert {parameter.dtype for parameter in parameters.values()} == {torch.float32}
     latents = adapter.encode(pictures(2))
     prediction = adapter.predict(PROMPTS[:2], latents, adapter.draw(latents, torch.Generator()))
@@ -418,7 +419,7 @@ def test_low_rank_adapters_of_bfloat16_weights_are_float32() -> None:
 def test_training_keeps_nothing_of_the_text(monkeypatch: pytest.MonkeyPatch) -> None:
     """The understanding half reads the prompt without a graph: what it computes is freed at once."""
     adapter = tiny_adapter()
-    adapter.start_training()
+    adapter.start_training(HALF, base=True)
     contexts: list[Cache] = []
     prefill = adapter.model.prefill
     monkeypatch.setattr(adapter.model, "prefill", lambda *given: contexts.append(prefill(*given)) or contexts[-1])
@@ -439,7 +440,7 @@ def test_forwards_stay_on_the_device_of_the_model() -> None:
     model = adapter.model.to("meta")
     latents = adapter.encode(pictures(2))
     draws = dataclasses.replace(adapter.draw(latents, torch.Generator()), drop=torch.tensor([True, False]))
-    adapter.start_training()
+    adapter.start_training(HALF, base=True)
     prediction, base = (adapter.predict(PROMPTS[:2], latents, draws, base=base) for base in (False, True))
     (prediction.token_losses(latents) + prediction.token_distance(base)).mean().backward()
     with torch.no_grad():
@@ -454,7 +455,7 @@ def test_forwards_stay_on_the_device_of_the_model() -> None:
 
 def test_save_and_load(tmp_path: Path) -> None:
     adapter, other = tiny_adapter(0), tiny_adapter(1)
-    train_a_little(adapter, adapter.start_training())
+    train_a_little(adapter, adapter.start_training(HALF, base=True))
     adapter.save(tmp_path)
     other.load_trained(tmp_path)
     loaded, _ = load_model(tmp_path, torch.device("cpu"))

@@ -61,6 +61,16 @@ def test_a_preset_is_where_settings_start_from(tmp_path: Path, path: Path) -> No
     assert load(again, ("generate.sampling.preset=quiet",), HOST).sampling["generate"].noise == 0.3
 
 
+def test_what_training_moves_is_the_adapters_own_settings(tmp_path: Path, path: Path) -> None:
+    config = load(path, ("train.adapter.gain=false",), HOST)
+    assert config.training == toy_backend.Training(gain=False)
+    assert config.resolved()["train"]["adapter"] == {"gain": False}
+    again = tmp_path / "again.yaml"
+    again.write_text(yaml.safe_dump(config.resolved()))
+    assert load(again, (), HOST).resolved() == config.resolved()
+    assert load(path, (), HOST).training == toy_backend.Training()
+
+
 def test_without_a_file_the_overrides_are_everything() -> None:
     slots = [f"{slot}={value}" for slot, value in toy_backend.config("x").items() if slot in SLOTS]
     config = load(None, [*slots, "run.name=bare"], HOST)
@@ -125,6 +135,7 @@ def test_interpolations_are_resolved(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ("generate.sampling.nois=0.5", ["generate.sampling.nois", "'noise'"]),
         ("generate.sampling.preset=quite", ["generate.sampling.preset", "'toy'", "'quite'", "'quiet'"]),
         ("generate.sampling.preset=[slow]", ["generate.sampling.preset", "'toy'"]),
+        ("train.adapter.gian=true", ["train.adapter.gian", "'gain'"]),
         ("ground.sampling.noise=0.5", ["ground.sampling", "chunk"]),
         ("generate.width=64", ["generate.width", "both or neither"]),
         ("run.device=gpu", ["run.device", "'gpu'"]),

@@ -93,21 +93,21 @@ def test_gate_commands_and_pipeline_know_the_same_stages() -> None:
 
 
 def test_weights_that_an_optimizer_cannot_move_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    half, eight = adapter(trained_dtype=lambda options: options["dtype"]), TrainSection(optimizer="adamw8bit")
-    check_optimizer(half, {"dtype": "float32"}, TrainSection())
-    check_optimizer(adapter(), None, TrainSection())
+    half, eight = adapter(trained_dtype=lambda options, training: options["dtype"]), TrainSection(optimizer="adamw8bit")
+    check_optimizer(half, {"dtype": "float32"}, None, TrainSection())
+    check_optimizer(adapter(), None, None, TrainSection())
     with pytest.raises(ConfigError, match=r"cannot train weights in bfloat16.*adamw8bit"):
-        check_optimizer(half, {"dtype": "bfloat16"}, TrainSection())
+        check_optimizer(half, {"dtype": "bfloat16"}, None, TrainSection())
     monkeypatch.setattr(gate, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"adamw8bit needs torchao, not installed: pip install 'srum-plugins\[gpu\]'"):
-        check_optimizer(half, {"dtype": "bfloat16"}, eight)
+        check_optimizer(half, {"dtype": "bfloat16"}, None, eight)
     monkeypatch.setattr(gate, "find_spec", lambda name: name)
     monkeypatch.setattr(gate, "which", lambda name: None)
     with pytest.raises(ConfigError, match="finds no C\\+\\+ compiler"):
-        check_optimizer(half, {"dtype": "bfloat16"}, eight)
+        check_optimizer(half, {"dtype": "bfloat16"}, None, eight)
     monkeypatch.setattr(gate, "which", lambda name: name)
-    check_optimizer(half, {"dtype": "bfloat16"}, eight)
+    check_optimizer(half, {"dtype": "bfloat16"}, None, eight)
     slow = TrainSection(optimizer="adamw8bit", beta2=0.999)
-    check_optimizer(half, {"dtype": "float32"}, slow)
+    check_optimizer(half, {"dtype": "float32"}, None, slow)
     with pytest.raises(ConfigError, match=r"beta2=0\.999 does not work with weights in bfloat16"):
-        check_optimizer(half, {"dtype": "bfloat16"}, slow)
+        check_optimizer(half, {"dtype": "bfloat16"}, None, slow)

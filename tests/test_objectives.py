@@ -246,6 +246,12 @@ def test_losses_that_are_not_on_the_token_grid_are_refused() -> None:
         Weighted(WeightedOptions()).loss(Table(table(0)), broad, draws)
 
 
+def test_only_what_compares_with_the_base_asks_for_it() -> None:
+    assert not Weighted(WeightedOptions()).uses_base
+    assert Weighted(WeightedOptions(anchor=0.1)).uses_base
+    assert Paired(PairedOptions()).uses_base
+
+
 def test_weighted_needs_rewards() -> None:
     with pytest.raises(RewardError, match="nothing to train on"):
         Weighted(WeightedOptions()).examples([candidate("p", "a")], [None])

@@ -92,7 +92,9 @@ def test_the_average_is_what_training_ends_with_and_changes_no_step(straight: Pa
         (stage,) = (folder / "run/stages/train").glob("*/")
         adapter = toy_backend.ToyAdapter(toy_backend.AdapterOptions(), "cpu")
         adapter.load_trained(stage / "weights")
-        return stage, {name: value.detach() for name, value in adapter.start_training().items()}
+        return stage, {
+            name: value.detach() for name, value in adapter.start_training(toy_backend.Training(), base=False).items()
+        }
 
     (plain, last), (stage, mean) = trained(straight), trained(averaged)
     assert (plain / "metrics.jsonl").read_bytes() == (stage / "metrics.jsonl").read_bytes()
@@ -166,6 +168,17 @@ def test_checkpoints_more_often_give_the_same_weights(straight: Path, tmp_path: 
     assert [ours[name] for name in names if "checkpoints" not in name] == [
         theirs[name] for name in names if "checkpoints" not in name
     ]
+
+
+def test_what_training_moves_reruns_training_alone(straight: Path, tmp_path: Path) -> None:
+    shutil.copytree(straight, tmp_path, dirs_exist_ok=True)
+    said = toy_run(tmp_path, "train.adapter.gain=false")
+    assert said[:2] == [
+        "train is stale: train.adapter.gain was true, is false",
+        "evaluate is stale: its input train changed",
+    ]
+    folders = sorted((tmp_path / "run/stages/train").glob("*/checkpoints/step-000008/parameters.safetensors"))
+    assert sorted(sorted(load_file(file)) for file in folders) == [["gain", "palette"], ["palette"]]
 
 
 # --- objectives that go wrong ------------------------------------------------------------------------------------
@@ -270,7 +283,7 @@ def test_a_checkpoint_that_is_damaged_or_of_another_model_is_refused(straight: P
     shutil.copytree(straight / "run", tmp_path / "run")
     session = Session(toy_config(tmp_path), toy_host())
     directory = session.directory(train.STAGE)
-    parameters = session.model().start_training()
+    parameters = session.model().start_training(toy_backend.Training(), base=False)
     optimizer = torch.optim.AdamW(parameters.values())
     state = TrainingState.start(parameters, optimizer, averaged=False)
     assert resume(directory, state) == 8

@@ -9,7 +9,6 @@ from srum_bagel.adapter import BagelAdapter
 from srum_bagel.autoencoder import build_autoencoder
 from srum_bagel.config import AutoencoderConfig, BagelConfig
 from srum_bagel.model import Bagel
-from srum_bagel.options import Training
 from srum_shapes.adapter import ShapesDialect
 from srum_shapes.architecture import bagel_config
 from srum_shapes.world import SIDE
@@ -29,10 +28,8 @@ def tiny_config() -> BagelConfig:
     )
 
 
-def tiny_adapter(seed: int = 0, training: Training | None = None) -> BagelAdapter:
+def tiny_adapter(seed: int = 0) -> BagelAdapter:
     """A fresh adapter; the same seed gives the same weights."""
     torch.manual_seed(seed)
     model = Bagel(tiny_config()).eval()
-    return BagelAdapter(
-        model, build_autoencoder(model.config.vae), ShapesDialect(), (SIDE, SIDE), training=training or Training()
-    )
+    return BagelAdapter(model, build_autoencoder(model.config.vae), ShapesDialect(), (SIDE, SIDE))

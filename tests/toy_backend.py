@@ -98,6 +98,13 @@ class Sampling:
 
 
 @dataclass(frozen=True)
+class Training:
+    """Whether the gain moves too."""
+
+    gain: bool = True
+
+
+@dataclass(frozen=True)
 class ToyPrediction:
     velocity: Tensor
     noise: Tensor
@@ -190,9 +197,10 @@ class ToyAdapter(ModelAdapter):
         colours = model.palette[[word_of(prompt.text) for prompt in prompts]] * (~draws.drop)[:, None]
         return ToyPrediction(model.gain * (seen - (1 - time)) - colours[:, :, None, None], draws.noise)
 
-    def start_training(self) -> dict[str, torch.nn.Parameter]:
+    def start_training(self, training: Any, *, base: bool) -> dict[str, torch.nn.Parameter]:
         self.model.probe.requires_grad_(False)
-        return {"palette": self.model.palette, "gain": self.model.gain}
+        moving = {"palette": self.model.palette, "gain": self.model.gain}
+        return moving if training.gain else {"palette": self.model.palette}
 
     def save(self, folder: Path) -> None:
         state = {name: value.cpu() for name, value in self.model.state_dict().items()}
@@ -359,6 +367,7 @@ def srum_model_adapters() -> list[Provider]:
             AdapterOptions,
             Sampling,
             frozenset({Capability.GENERATE, Capability.CHOICE, Capability.LOCATE, Capability.TRAIN}),
+            training=Training,
             presets={"quiet": {"noise": 0.05}, "slow": {"steps": 3, "noise": 0.1}},
         )
     ]

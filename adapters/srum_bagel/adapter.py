@@ -33,10 +33,6 @@ IMAGES_PER_CALL = 64
 """Images that understanding reads in one forward, if the adapter is not told otherwise."""
 
 
-WHOLE_HALF = Training()
-"""The generation half, its activations held: what a small model can afford."""
-
-
 class Dialect(ABC):
     """How a checkpoint was taught to speak: its tokenizer, and how it is asked about boxes."""
 
@@ -91,7 +87,6 @@ class FlowPrediction:
 class BagelAdapter(ModelAdapter):
     """A BAGEL of any size with its autoencoder and dialect.
 
-    ``training`` says what training moves.
     ``size`` (width, height) is that of images where a request names none; ``preparation`` says which images are taken
     and how they are resized (default: those of exactly that size).
     """
@@ -104,7 +99,6 @@ class BagelAdapter(ModelAdapter):
         size: tuple[int, int],
         preparation: Preparation | None = None,
         images_per_call: int = IMAGES_PER_CALL,
-        training: Training = WHOLE_HALF,
     ) -> None:
         self.model = model.requires_grad_(False)
         self.autoencoder = autoencoder.requires_grad_(False)
@@ -112,9 +106,7 @@ class BagelAdapter(ModelAdapter):
         self.size = size
         self.preparation = preparation or AsTheyAre(size)
         self.images_per_call = images_per_call
-        self.training = training
-        self.model.trains_reading = training.scope == "all"
-        self.model.language_model.model.checkpointing = training.checkpointing
+        self.training = Training()
         self._base: dict[str, Tensor] = {}
 
     @property
@@ -364,14 +356,18 @@ class BagelAdapter(ModelAdapter):
             velocity = self.model(*inputs)
         return FlowPrediction(unpatchify(velocity, patch, *grid), draws.noise, patch)
 
-    def start_training(self) -> dict[str, torch.nn.Parameter]:
-        """What ``training`` says moves; the model of this moment is what ``base=True`` predicts with."""
-        model, training = self.model, self.training
+    def start_training(self, training: Training, *, base: bool) -> dict[str, torch.nn.Parameter]:
+        """See :meth:`ModelAdapter.start_training`. With low-rank adapters the base is the model without them; else it
+        is a copy of what moves, held only if ``base`` asks for it."""
+        model, self.training = self.model, training
+        model.trains_reading = training.scope == "all"
+        model.language_model.model.checkpointing = training.checkpointing
         if training.lora_rank:
             return lora.inject(model, training.lora_rank, training.lora_alpha, training.scope)
         generation = training.scope == "generation"
         parameters = model.generation_parameters() if generation else model.drawing_parameters()
-        self._base = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+        if base:
+            self._base = {name: parameter.detach().clone() for name, parameter in parameters.items()}
         for parameter in parameters.values():
             parameter.requires_grad_(True)
         return parameters

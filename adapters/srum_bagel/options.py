@@ -85,7 +85,7 @@ class Training:
     scope: Scope = "generation"
     lora_rank: int = 0
     lora_alpha: float = 16.0
-    checkpointing: bool = False
+    checkpointing: bool = True
 
     def __post_init__(self) -> None:
         if self.lora_rank < 0:
@@ -96,7 +96,7 @@ class Training:
 
 @dataclass(frozen=True)
 class AdapterOptions:
-    """Which released checkpoint, how it is held, and how it is trained.
+    """Which released checkpoint, and how it is held.
 
     ``checkpoint`` is a folder, or a hub id with ``revision``, the commit that it is pinned to. ``weights`` chooses
     where a folder holds both ``ema`` and ``model`` weights. ``size`` (width, height) in pixels is that of images where
@@ -109,13 +109,7 @@ class AdapterOptions:
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     size: tuple[int, int] = (1024, 1024)
     answer_tokens: int = 512
-    training: Training = Training(checkpointing=True)
 
     def __post_init__(self) -> None:
         if self.answer_tokens < 1:
             raise ValueError(f"answer_tokens must be at least 1, got {self.answer_tokens}")
-
-    @property
-    def trained_dtype(self) -> str:
-        """The dtype of what training moves."""
-        return "float32" if self.training.lora_rank else self.dtype

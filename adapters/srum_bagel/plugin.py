@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from srum_bagel.hub import local_folder
-from srum_bagel.options import PRESETS, AdapterOptions, Thinking
+from srum_bagel.options import PRESETS, AdapterOptions, Thinking, Training
 from srum_plugins.contracts import Capability
 from srum_plugins.hookspecs import hookimpl
 from srum_plugins.providers import Provider
@@ -24,7 +24,8 @@ def srum_model_adapters() -> list[Provider]:
             options=AdapterOptions,
             sampling=Thinking,
             presets=PRESETS,
-            trained_dtype=lambda options: options.trained_dtype,
+            training=Training,
+            trained_dtype=lambda options, training: "float32" if training.lora_rank else options.dtype,
             capabilities=frozenset(Capability),
             modules=("accelerate", "huggingface_hub", "peft"),
             extra="pip install 'srum-plugins[bagel]'",

@@ -66,7 +66,6 @@ class ReleasedBagel(BagelAdapter):
             options.size,
             preparation(release.config),
             IMAGES_PER_CALL,
-            options.training,
         )
         self.release = release
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from srum_bagel.options import Sampling
+from srum_bagel.options import Sampling, Training
 
 SHIPPED = Path(__file__).parent / "checkpoint"
 """The checkpoint that comes with the package."""
@@ -36,6 +36,13 @@ class SamplingOptions(Sampling):
     interval: tuple[float, float] = (0.0, 1.0)
     shift: float = 2.0
     renorm: Literal["global", "channel", "text_channel", "none"] = "none"
+
+
+@dataclass(frozen=True)
+class TrainingOptions(Training):
+    """BAGEL's settings; a small model holds its activations."""
+
+    checkpointing: bool = False
 
 
 @dataclass(frozen=True)

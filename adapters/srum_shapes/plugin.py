@@ -8,7 +8,7 @@ from typing import Any
 from srum_plugins.contracts import Capability
 from srum_plugins.hookspecs import hookimpl
 from srum_plugins.providers import Provider
-from srum_shapes.options import AdapterOptions, BenchmarkOptions, PromptSetOptions, SamplingOptions
+from srum_shapes.options import AdapterOptions, BenchmarkOptions, PromptSetOptions, SamplingOptions, TrainingOptions
 
 
 @hookimpl
@@ -21,6 +21,7 @@ def srum_model_adapters() -> list[Provider]:
             factory=_adapter,
             options=AdapterOptions,
             sampling=SamplingOptions,
+            training=TrainingOptions,
             capabilities=frozenset(set(Capability) - {Capability.THINK}),
             identity=_weights,
         )

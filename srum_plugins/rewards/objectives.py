@@ -55,6 +55,7 @@ class Weighted(Objective):
 
     def __init__(self, options: WeightedOptions) -> None:
         self._options = options
+        self.uses_base = options.anchor > 0
 
     def examples(self, items: Sequence[Judged], rewards: Sequence[Reward | None]) -> list[Example]:
         """One example per candidate with a reward, in the order of the items.

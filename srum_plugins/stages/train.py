@@ -62,7 +62,7 @@ def execute(session: Session, directory: StageDirectory) -> dict[str, Any]:
         )
     model = session.model()
     data = Dataset.build(session, model, examples)
-    parameters = model.start_training()
+    parameters = model.start_training(session.config.training, base=session.objective.uses_base)
     if not parameters:
         raise ContractError(f"adapter {session.choice(Kind.ADAPTER).name!r} names no trainable parameter")
     optimizer = optimizers.build(settings, parameters)
