@@ -171,7 +171,7 @@ def test_checkpoints_more_often_give_the_same_weights(straight: Path, tmp_path: 
 
 
 def test_what_training_moves_reruns_training_alone(straight: Path, tmp_path: Path) -> None:
-    shutil.copytree(straight, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(straight / "run", tmp_path / "run")
     said = toy_run(tmp_path, "train.adapter.gain=false")
     assert said[:2] == [
         "train is stale: train.adapter.gain was true, is false",
