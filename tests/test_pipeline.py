@@ -90,6 +90,16 @@ def heard(tmp_path: Path) -> tuple[Listener, Path]:
     return listener, tmp_path
 
 
+def test_no_picture_of_another_configuration_stays(tmp_path: Path) -> None:
+    changed = tmp_path / "run/pictures/changed.png"
+    toy_run(tmp_path)
+    assert changed.exists()
+    toy_run(tmp_path, "train.lr=1e-12")  # changes no verdict
+    assert not changed.exists() and (changed.parent / "before-after.png").exists()
+    toy_run(tmp_path)
+    assert changed.exists()
+
+
 def test_a_run_tells_its_listeners_everything_in_order(heard: tuple[Listener, Path]) -> None:
     listener, folder = heard
     assert [event[0] for event in (listener.events[0], listener.events[-1])] == ["run_started", "run_finished"]
@@ -100,9 +110,8 @@ def test_a_run_tells_its_listeners_everything_in_order(heard: tuple[Listener, Pa
     assert listener.of("checkpoint") == [(2, "step-000003"), (5, "step-000006"), (7, "step-000008")]
     assert [step for step, _ in listener.of("step")] == list(range(8))
     pictures = {path.stem for path in (folder / "run/pictures").iterdir()}
-    assert (
-        pictures == {name for name, _ in listener.of("image")} == {"candidates", "rewards", "training", "before-after"}
-    )
+    expected = {"candidates", "rewards", "training", "before-after", "changed"}
+    assert pictures == {name for name, _ in listener.of("image")} == expected
     metrics = dict(listener.of("metrics"))
     assert metrics["generate"] == {"images": 12.0, "prompts": 4.0}
     assert metrics["judge"]["failed_global"] == 0.0

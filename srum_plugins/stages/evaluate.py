@@ -97,7 +97,11 @@ def execute(session: Session, directory: StageDirectory) -> dict[str, Any]:
     summary = summarise(before, after, session.config.run.seed)
     summary["understanding"] = _compare_understanding(_read_understanding(baseline), _read_understanding(directory))
     write_json(directory.path / "summary.json", summary)
-    session.picture(directory, "before-after", _sheet(session, before, after))
+    everything = range(len(after))
+    session.picture(directory, "before-after", _sheet(session, before, after, everything))
+    changed = [index for index in everything if before[index].values["full"] != after[index].values["full"]]
+    if changed:
+        session.picture(directory, "changed", _sheet(session, before, after, changed))
     facts: dict[str, Any] = {"prompts": len(after)}
     for split in splits(summary):
         facts.update({f"{split}_{name}": summary[split][name] for name in ("before", "after", "delta")})
@@ -209,11 +213,13 @@ def _figures(pairs: Sequence[tuple[Measured, Measured]], name: str, seed: int) -
     }
 
 
-def _sheet(session: Session, before: Sequence[Measured], after: Sequence[Measured]) -> Image.Image:
-    """The first prompts of each split and category in turn, so that all are seen."""
+def _sheet(
+    session: Session, before: Sequence[Measured], after: Sequence[Measured], indices: Sequence[int]
+) -> Image.Image:
+    """The first of these prompts of each split and category in turn, so that all are seen."""
     groups: dict[tuple[str, str], list[int]] = {}
-    for index, record in enumerate(after):
-        groups.setdefault((record.split, record.category), []).append(index)
+    for index in indices:
+        groups.setdefault((after[index].split, after[index].category), []).append(index)
     rounds = range(max(len(group) for group in groups.values()))
     shown = [group[turn] for turn in rounds for group in groups.values() if turn < len(group)][:SHOWN]
 

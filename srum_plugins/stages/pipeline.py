@@ -110,8 +110,12 @@ def _publish(session: Session, stage: Stage, directory: StageDirectory) -> None:
     hook, info = session.host.hook, session.info
     figures = {name: float(value) for name, value in directory.facts().items() if isinstance(value, int | float)}
     hook.srum_metrics(run=info, stage=stage.name, metrics=figures)
-    for path in sorted((directory.path / "pictures").glob("*.png")):
-        write_if_different(session.config.directory / "pictures" / path.name, path.read_bytes())
+    folder, shown = session.config.directory / "pictures", sorted((directory.path / "pictures").glob("*.png"))
+    for other in directory.path.parent.glob("*/pictures/*.png"):  # what another configuration had to show, and this not
+        if other.name not in {path.name for path in shown}:
+            (folder / other.name).unlink(missing_ok=True)
+    for path in shown:
+        write_if_different(folder / path.name, path.read_bytes())
         with Image.open(path) as image:
             hook.srum_images(run=info, name=path.stem, image=image.convert("RGB"))
     if stage is evaluate.STAGE:
