@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from srum_bagel import options
 from srum_bagel.adapter import BagelAdapter, FlowPrediction
 from srum_bagel.autoencoder import patchify, unpatchify
 from srum_bagel.checkpoint import CONFIG, WEIGHTS, load_model
@@ -403,6 +404,16 @@ def test_low_rank_adapters_are_trained_and_merged(scope: Scope, tmp_path: Path) 
     fresh.load_trained(tmp_path)
     torch.testing.assert_close(fresh.predict(PROMPTS[:2], latents, draws).velocity, after, atol=1e-5, rtol=0)
     assert (fresh.understanding_digest() == digest) == (scope == "generation")
+
+
+def test_low_rank_adapters_that_cannot_be_made_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for setting in ({"lora_rank": -1}, {"lora_alpha": 0.0}, {"lora_alpha": float("nan")}):
+        with pytest.raises(ValueError, match=f"^{next(iter(setting))} must"):
+            Training(**setting)
+    monkeypatch.setattr(options, "find_spec", lambda name: None)
+    Training()
+    with pytest.raises(ValueError, match=r"lora_rank needs peft, not installed: pip install 'srum-plugins\[bagel\]'"):
+        Training(lora_rank=4)
 
 
 def test_low_rank_adapters_of_bfloat16_weights_are_float32() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any, Literal
 
 
@@ -90,6 +91,8 @@ class Training:
     def __post_init__(self) -> None:
         if self.lora_rank < 0:
             raise ValueError(f"lora_rank must be 0 (none) or more, got {self.lora_rank}")
+        if self.lora_rank and find_spec("peft") is None:
+            raise ValueError("lora_rank needs peft, not installed: pip install 'srum-plugins[bagel]'")
         if not (self.lora_alpha > 0 and math.isfinite(self.lora_alpha)):
             raise ValueError(f"lora_alpha must be positive, got {self.lora_alpha}")
 

@@ -27,7 +27,7 @@ def srum_model_adapters() -> list[Provider]:
             training=Training,
             trained_dtype=lambda options, training: "float32" if training.lora_rank else options.dtype,
             capabilities=frozenset(Capability),
-            modules=("accelerate", "huggingface_hub", "peft"),
+            modules=("accelerate", "huggingface_hub"),
             extra="pip install 'srum-plugins[bagel]'",
             identity=_identity,
         )
