@@ -309,6 +309,14 @@ def test_base_predictions_stay_when_weights_move() -> None:
     assert float(now.token_distance(base).detach().max()) > 0
 
 
+def test_a_base_that_was_not_kept_is_no_base() -> None:
+    adapter = tiny_adapter()
+    adapter.start_training(HALF, base=False)
+    latents = adapter.encode(pictures(2))
+    with pytest.raises(ContractError, match="kept none"):
+        adapter.predict(PROMPTS[:2], latents, adapter.draw(latents, torch.Generator()), base=True)
+
+
 def test_dropped_text_does_not_matter() -> None:
     adapter = tiny_adapter()
     latents = adapter.encode(pictures(2))

@@ -208,7 +208,7 @@ class BagelAdapter(ModelAdapter):
             pieces = [
                 [
                     Piece(PieceKind.VISION, count=len(tokens)),
-                    self.model.text(self.dialect.encode(self.dialect.ask(question.text, question.box))),
+                    self._text(self.dialect.ask(question.text, question.box)),
                 ]
                 for question, tokens in zip(chunk, vision, strict=True)
             ]
@@ -247,7 +247,7 @@ class BagelAdapter(ModelAdapter):
             branch = 0
             for index in members:
                 question = questions[index]
-                asked = self.model.text(self.dialect.encode(self.dialect.ask(question.text, question.box)))
+                asked = self._text(self.dialect.ask(question.text, question.box))
                 choices = [self.dialect.encode(choice) for choice in question.choices]
                 if not choices or not all(choices):
                     raise ContractError(f"{question.text!r} needs choices, none of them empty; got {question.choices}")
@@ -342,7 +342,7 @@ class BagelAdapter(ModelAdapter):
         tokens = patchify((1 - time) * latents + time * draws.noise, patch)
         grid = (latents.shape[2] // patch, latents.shape[3] // patch)
         texts = [
-            [] if dropped else [self.model.text(self.dialect.encode(prompt.text))]
+            [] if dropped else [self._text(prompt.text)]
             for prompt, dropped in zip(prompts, draws.drop.tolist(), strict=True)
         ]
         inputs = (texts, grid, tokens, draws.timestep)
@@ -350,6 +350,8 @@ class BagelAdapter(ModelAdapter):
             with torch.no_grad(), lora.without(self.model):
                 velocity = self.model(*inputs)
         elif base:
+            if not self._base:
+                raise ContractError("a prediction of the base was asked for, and start_training(base=False) kept none")
             with torch.no_grad():
                 velocity = torch.func.functional_call(self.model, self._base, inputs)
         else:
