@@ -457,3 +457,13 @@ def test_bfloat16_weights_have_gradients(original: Path, scope: Scope) -> None:
     assert {parameters[name].dtype for name in found} == {torch.bfloat16}
     assert any("_moe_gen" in name for name in found)
     assert any("_moe_gen" not in name and "layers.0." in name for name in found) == (scope == "all")
+
+
+@pytest.mark.parametrize("size", [(16, 48), (64, 16), (32, 64)])
+def test_candidates_of_any_size_are_encoded_on_their_own_token_grid(original: Path, size: tuple[int, int]) -> None:
+    adapter = build(AdapterOptions(str(original), size=size, dtype="float32"), "cpu")
+    image = adapter.generate([GenerationRequest(Prompt("a", "a red circle"), 0)], Thinking(points=2))[0].image
+    assert image.size == size
+    patch = adapter.config.latent_patch_size
+    assert tuple(side // patch for side in adapter.encode([image]).shape[2:]) == adapter.token_grid(*size)
+    assert adapter.encode([Image.new("RGB", (100, 20))]).shape[2:] == (16 // 8, 64 // 8)  # others are resized

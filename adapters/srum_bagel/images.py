@@ -82,7 +82,8 @@ class AsTheyAre:
 @dataclass(frozen=True)
 class Resized:
     """The released model's rules: every image is resized for the autoencoder first, also where only the tower reads
-    it."""
+    it. But an image of a size that can be drawn is encoded as it is: a small candidate is trained on the tokens that it
+    was drawn with, on which its reward map lies."""
 
     autoencoder: ResizeRule = ResizeRule(longest=1024, shortest=512, stride=16)
     tower: ResizeRule = ResizeRule(longest=980, shortest=224, stride=14)
@@ -93,7 +94,9 @@ class Resized:
 
     def encoded(self, image: Image.Image) -> Tensor:
         """See :class:`Preparation`."""
-        return pixels([self.autoencoder.resize(on_white(image))])
+        image, rule = on_white(image), self.autoencoder
+        drawable = all(side % rule.stride == 0 and side <= rule.longest for side in image.size)
+        return pixels([image if drawable else rule.resize(image)])
 
 
 def on_white(image: Image.Image) -> Image.Image:

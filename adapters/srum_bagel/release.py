@@ -193,10 +193,15 @@ def _autoencoder(stored: Shapes, file: Path) -> AutoencoderConfig:
     blocks = sum(re.fullmatch(r"encoder\.down\.0\.block\.\d+\.conv1\.weight", name) is not None for name in stored)
     if not channels:
         raise CheckpointError(f"{file} holds no autoencoder of BAGEL: encoder.down.0.block.0.conv1.weight is missing")
+    return kl_autoencoder(channels, blocks, _shape(stored, "decoder.conv_in.weight", file)[1])
+
+
+def kl_autoencoder(channels: list[int], blocks: int, z_channels: int) -> AutoencoderConfig:
+    """The release's kind of autoencoder: channels by level, blocks by level, channels of a latent (bagel.md 4.3)."""
     return AutoencoderConfig(
         kind="kl",
         downsample=2 ** (len(channels) - 1),
-        z_channels=_shape(stored, "decoder.conv_in.weight", file)[1],
+        z_channels=z_channels,
         scale=SCALE,
         shift=SHIFT,
         arguments={

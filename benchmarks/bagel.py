@@ -1,0 +1,211 @@
+"""Speed and memory of BAGEL with random weights: python benchmarks/bagel.py --size small --device cpu
+
+Generates, answers and trains (`srum` objective, scope generation, layers computed twice), and writes a JSON file with
+the device's name: seconds, images/s, tokens/s (latent tokens times model steps, written words, latent tokens), peak
+memory, and utilisation. That is the operations that torch's FlopCounterMode counts, recomputed layers included, by the
+time and by what a large matrix product of the same dtype reaches on the same device. On a CPU it counts no attention.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from srum_bagel.adapter import BagelAdapter, Dialect
+from srum_bagel.autoencoder import build_autoencoder
+from srum_bagel.config import AutoencoderConfig, BagelConfig, LanguageConfig, SpecialTokens, VisionConfig
+from srum_bagel.model import Bagel
+from srum_bagel.options import Sampling, Training
+from srum_bagel.release import kl_autoencoder
+from srum_bagel.released import preparation
+from torch.utils.flop_counter import FlopCounterMode
+
+from srum_plugins.config import TrainSection
+from srum_plugins.contracts import GenerationRequest, Question, TrainBatch
+from srum_plugins.records import Box, Failure, Prompt
+from srum_plugins.rewards.objectives import Weighted, WeightedOptions
+from srum_plugins.stages import optimizers
+
+SEVEN = BagelConfig(
+    llm=LanguageConfig(152064, 3584, 18944, 28, 28, 4),
+    vit=VisionConfig(1152, 4304, 26, 16, patch_size=14, image_size=980),
+    vae=kl_autoencoder([128, 256, 512, 512], 2, 16),
+    tokens=SpecialTokens(bos=151644, eos=151645, boi=151652, eoi=151653),
+)
+"""The released model's dimensions (bagel.md 1.2)."""
+SMALL = BagelConfig(
+    llm=LanguageConfig(1024, 512, 1536, 4, 8, 2),
+    vit=VisionConfig(256, 512, 2, 4, patch_size=14, image_size=224),
+    vae=AutoencoderConfig(downsample=1, z_channels=3),
+    tokens=SpecialTokens(bos=0, eos=1, boi=2, eoi=3),
+    latent_patch_size=8,
+    max_latent_size=32,
+    vit_max_num_patch_per_side=16,
+)
+"""Two experts of 12 million parameters each, on pixels."""
+SIZES: dict[str, tuple[BagelConfig, int]] = {"small": (SMALL, 128), "7b": (SEVEN, 1024)}
+"""Dimensions, and the side of the square images in pixels."""
+WORDS = 32
+"""Tokens of every prompt and question."""
+REPEATS = 3
+
+
+class Counted(Dialect):
+    """Texts of ``WORDS`` tokens each, and answers of ``longest_answer``."""
+
+    longest_answer = 16
+
+    def encode(self, text: str) -> list[int]:
+        return list(range(4, 4 + WORDS))
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return " ".join(map(str, ids))
+
+    def ask(self, text: str, box: Box | None) -> str:
+        return text
+
+    def ask_where(self, phrase: str) -> str:
+        return phrase
+
+    def read_boxes(self, answer: str, size: tuple[int, int]) -> list[Box] | Failure:
+        return []
+
+
+def build(config: BagelConfig, side: int, device: torch.device, dtype: torch.dtype) -> BagelAdapter:
+    """An adapter with random weights, made on the device in its dtype."""
+    torch.manual_seed(0)
+    torch.set_default_dtype(dtype)
+    with device:
+        model = Bagel(config).eval()
+    torch.set_default_dtype(torch.float32)
+    with device:
+        autoencoder = build_autoencoder(config.vae)
+    return BagelAdapter(model, autoencoder, Counted(), (side, side), preparation(config))
+
+
+def measured(work: Callable[[], Any], device: torch.device, reached: float) -> dict[str, float]:
+    """Median seconds of a call after one that counts its operations and warms up."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with FlopCounterMode(display=False) as counter:
+        work()
+    seconds = statistics.median(timed(work, device) for _ in range(REPEATS))
+    operations = counter.get_total_flops()
+    peak = (
+        torch.cuda.max_memory_allocated(device)
+        if device.type == "cuda"
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # of the process, since it began
+    )
+    return {
+        "seconds": seconds,
+        "teraflop": operations / 1e12,
+        "utilisation": operations / seconds / reached,
+        "peak_gib": peak / 2**30,
+    }
+
+
+def timed(work: Callable[[], Any], device: torch.device) -> float:
+    """Seconds of a call, the device's queue empty before and after."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+def name_of(device: torch.device) -> str:
+    """The device as its maker calls it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Operations per second of a large matrix product, the best of five."""
+    side = 8192 if device.type == "cuda" else 2048
+    one = torch.randn(side, side, device=device, dtype=dtype)
+    return 2 * side**3 / min(timed(lambda: one @ one, device) for _ in range(5))
+
+
+def train_step(adapter: BagelAdapter, images: list[Image.Image], eight_bit: bool) -> Callable[[], None]:
+    """One optimizer step on these images, as a function."""
+    training = Training()
+    parameters = adapter.start_training(training, base=False)
+    settings = TrainSection(optimizer="adamw8bit" if eight_bit else "adamw", lr=1e-6)
+    optimizer, objective = optimizers.build(settings, parameters), Weighted(WeightedOptions())
+    latents = adapter.encode(images)
+    grid = adapter.token_grid(*images[0].size)
+    weights = torch.ones(len(images), *grid, device=latents.device)
+    batch = TrainBatch(tuple(Prompt(str(i), "a prompt") for i in range(len(images))), (latents,), (weights,))
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        loss, _ = objective.loss(adapter, batch, adapter.draw(latents, torch.Generator().manual_seed(0)))
+        loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
+        optimizer.step()
+
+    return step
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=list(SIZES), default="small")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--images", type=int, default=2, help="images per call")
+    parser.add_argument("--points", type=int, default=11, help="timesteps of a sampling; one less are model steps")
+    parser.add_argument("--output", type=Path, help="JSON file (default: runs/bagel-SIZE.json)")
+    options = parser.parse_args()
+    device, (config, side) = torch.device(options.device), SIZES[options.size]
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    adapter = build(config, side, device, dtype)
+    reached = matmul_rate(device, dtype)
+    blank = [Image.new("RGB", (side, side), (count, 128, 64)) for count in range(options.images)]
+    tokens = (side // config.latent_stride) ** 2
+    requests = [GenerationRequest(Prompt(str(seed), "a prompt"), seed) for seed in range(options.images)]
+    sampling = Sampling(points=options.points)
+    questions = [Question(image, "a question") for image in blank]
+    found: dict[str, dict[str, float]] = {
+        "generate": measured(lambda: adapter.generate(requests, sampling), device, reached),
+        "answer": measured(lambda: adapter.answer(questions), device, reached),
+        "train": measured(train_step(adapter, blank, eight_bit=dtype == torch.bfloat16), device, reached),
+    }
+    written = sum(len(answer.split()) for answer in adapter.answer(questions))
+    drawn = options.images * tokens
+    for name, count in (("generate", drawn * (options.points - 1)), ("answer", written), ("train", drawn)):
+        figures = found[name]
+        figures["images_per_second"] = options.images / figures["seconds"]
+        figures["tokens_per_second"] = count / figures["seconds"]
+    report = {
+        "device": name_of(device),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "dtype": str(dtype).removeprefix("torch."),
+        "size": options.size,
+        "parameters": sum(parameter.numel() for parameter in adapter.model.parameters()),
+        "side": side,
+        "images": options.images,
+        "points": options.points,
+        "matmul_teraflops": reached / 1e12,
+        **found,
+    }
+    output = options.output or Path(f"runs/bagel-{options.size}.json")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(f"{json.dumps(report, indent=1)}\n")
+    print(json.dumps(report, indent=1))
+
+
+if __name__ == "__main__":
+    main()

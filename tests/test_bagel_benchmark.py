@@ -1,0 +1,48 @@
+"""The benchmark of BAGEL: it measures the released dimensions, and runs."""
+
+import dataclasses
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from srum_bagel.model import Bagel
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def bagel() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("bagel_benchmark", ROOT / "benchmarks" / "bagel.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_large_size_is_that_of_the_release(bagel: ModuleType) -> None:
+    with torch.device("meta"):
+        model = Bagel(bagel.SEVEN)
+    assert sum(value.numel() for value in model.state_dict().values()) == 14_607_260_128  # bagel.md 1.1
+    assert len(model.state_dict()) == 1223  # bagel.md 1.3
+    assert (bagel.SEVEN.latent_token_dim, bagel.SEVEN.latent_stride) == (64, 16)
+
+
+def test_it_writes_what_it_measured(bagel: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    llm = dataclasses.replace(bagel.SMALL.llm, hidden_size=64, intermediate_size=64, num_hidden_layers=2)
+    monkeypatch.setitem(bagel.SIZES, "small", (dataclasses.replace(bagel.SMALL, llm=llm), 64))
+    file = tmp_path / "figures.json"
+    monkeypatch.setattr(sys, "argv", ["bagel.py", "--points", "3", "--output", str(file)])
+    bagel.main()
+    report = json.loads(file.read_text())
+    assert report["device"] and report["size"] == "small" and report["side"] == 64
+    for work in ("generate", "answer", "train"):
+        figures = report[work]
+        assert all(value > 0 for value in figures.values())
+        assert figures["images_per_second"] == pytest.approx(2 / figures["seconds"])
+    assert report["generate"]["tokens_per_second"] == pytest.approx(2 * 64 * 2 / report["generate"]["seconds"])
+    # A training step is a forward and, with recomputation, another and a backward of twice that.
+    assert report["train"]["teraflop"] > report["generate"]["teraflop"] / 4
