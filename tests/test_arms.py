@@ -1,11 +1,11 @@
 """The benchmark of all arms: its overrides are configs that the gate accepts, and its tables are right."""
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from benchmark_module import load_benchmark
 
 from srum_plugins.config import load
 from srum_plugins.gate import check
@@ -18,11 +18,7 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture(scope="module")
 def arms() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("arms", ROOT / "benchmarks" / "arms.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_benchmark("arms")
 
 
 def row(arm: str, seed: int, full: list[float], before: float = 0.5) -> dict[str, Any]:

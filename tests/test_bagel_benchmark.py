@@ -1,7 +1,6 @@
 """The benchmark of BAGEL: it measures the released dimensions, and runs."""
 
 import dataclasses
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -9,18 +8,13 @@ from types import ModuleType
 
 import pytest
 import torch
+from benchmark_module import load_benchmark
 from srum_bagel.model import Bagel
-
-ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
 def bagel() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("bagel_benchmark", ROOT / "benchmarks" / "bagel.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_benchmark("bagel")
 
 
 def test_the_large_size_is_that_of_the_release(bagel: ModuleType) -> None:
