@@ -9,6 +9,7 @@ from types import ModuleType
 import pytest
 import torch
 from benchmark_module import load_benchmark
+from PIL import Image
 from srum_bagel.model import Bagel
 
 
@@ -40,3 +41,16 @@ def test_it_writes_what_it_measured(bagel: ModuleType, tmp_path: Path, monkeypat
     assert report["generate"]["tokens_per_second"] == pytest.approx(2 * 64 * 2 / report["generate"]["seconds"])
     # A training step is a forward and, with recomputation, another and a backward of twice that.
     assert report["train"]["teraflop"] > report["generate"]["teraflop"] / 4
+
+
+@pytest.mark.parametrize("eight_bit", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_it_trains_bfloat16_weights_as_on_a_gpu(bagel: ModuleType, eight_bit: bool) -> None:
+    if eight_bit:
+        pytest.importorskip("torchao")
+    llm = dataclasses.replace(bagel.SMALL.llm, hidden_size=64, intermediate_size=64, num_hidden_layers=1)
+    device = torch.device("cpu")
+    adapter = bagel.build(dataclasses.replace(bagel.SMALL, llm=llm), 128, device, torch.bfloat16)
+    assert {value.dtype for value in adapter.model.state_dict().values()} == {torch.bfloat16}
+    step, gradients = bagel.training(adapter, [Image.new("RGB", (128, 128))], eight_bit)
+    figures = bagel.measured(step, device, 1e12, counted=gradients)
+    assert figures["teraflop"] > 0 and figures["seconds"] > 0
