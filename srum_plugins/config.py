@@ -190,15 +190,11 @@ def load(path: Path | None, overrides: Sequence[str], host: PluginHost) -> RunCo
     adapter = providers[Kind.ADAPTER].registered.provider
     sampling: dict[str, Any] = {}
     for name in SAMPLED:
-        values = data[name] = _mapping(data.get(name), name)
-        where = f"{name}.sampling"
-        chosen = _mapping(values.pop("sampling", {}), where)
+        where, chosen = _taken(data, name, "sampling")
         preset = _preset(adapter, chosen.pop(PRESET, None), where)
         sampling[name] = build_options(adapter.sampling, {**preset, **chosen}, where)
-    data["train"] = _mapping(data.get("train"), "train")
-    training: Any = build_options(
-        adapter.training, _mapping(data["train"].pop("adapter", {}), "train.adapter"), "train.adapter"
-    )
+    where, chosen = _taken(data, "train", "adapter")
+    training: Any = build_options(adapter.training, chosen, where)
     sections: dict[str, Any] = {
         name: build_options(section, _mapping(data.get(name, {}), name), name) for name, section in SECTIONS.items()
     }
@@ -299,6 +295,13 @@ def _choice(kind: Kind, value: Any, host: PluginHost) -> Choice:
         raise ConfigError(f"{slot}: expected the name of a provider, got {name!r}")
     registered = host.get(kind, name)
     return Choice(kind, registered, build_options(registered.provider.options, options, slot))
+
+
+def _taken(data: dict[str, Any], section: str, key: str) -> tuple[str, dict[str, Any]]:
+    """The path and the settings of a part of a section that is the adapter's own, taken out of the section."""
+    values = data[section] = _mapping(data.get(section), section)
+    where = f"{section}.{key}"
+    return where, _mapping(values.pop(key, {}), where)
 
 
 def _preset(adapter: Provider, name: Any, where: str) -> Mapping[str, Any]:

@@ -36,15 +36,15 @@ class Provider:
     """One named implementation of a contract.
 
     ``factory`` is called as ``factory(options)`` (adapters: ``factory(options, device)``) and may import heavy
-    packages; building the record must not. ``options`` is a dataclass with defaults, owned by the plugin;
-    adapters add ``sampling``, the dataclass of generation settings, and ``presets``, named settings of it that users
-    may start from (``generate.sampling.preset``), and ``training``, the dataclass of what training moves and holds
-    (``train.adapter``). ``capabilities`` is what an adapter can do;
-    ``needs`` is what any other provider asks of the adapter, as a function of its own options. ``modules`` are the
-    import names that must be there for the provider to be ready; if one is not, ``extra`` is the pip line that users
-    are shown. ``identity`` is whatever else decides the provider's results, such as a hash of the weights or the file
-    that its options name; it becomes part of the fingerprints of stages. ``trained_dtype`` gives, from options and
-    training settings, the dtype of an adapter's trainable weights, which decides what optimizer can move them.
+    packages; building the record must not. ``options`` is a dataclass with defaults, owned by the plugin; adapters
+    add ``sampling``, the dataclass of generation settings, ``presets``, named settings of it that users may start
+    from (``generate.sampling.preset``), and ``training``, the dataclass of what training moves and holds
+    (``train.adapter``). ``capabilities`` is what an adapter can do; ``needs`` is what any other provider asks of the
+    adapter, as a function of its own options. ``modules`` are the import names that must be there for the provider to
+    be ready; if one is not, ``extra`` is the pip line that users are shown. ``identity`` is whatever else decides the
+    provider's results, such as a hash of the weights or the file that its options name; it becomes part of the
+    fingerprints of stages. ``trained_dtype`` gives, from options and training settings, the dtype of an adapter's
+    trainable weights, which decides what optimizer can move them.
     """
 
     name: str

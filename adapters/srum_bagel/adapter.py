@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from PIL import Image
@@ -27,10 +28,20 @@ from srum_plugins.contracts import Draws, Generated, GenerationRequest, ModelAda
 from srum_plugins.errors import CheckpointError, ContractError
 from srum_plugins.records import Box, Failure, Prompt, Region
 
+Key = TypeVar("Key", bound=Hashable)
+
 TEXT_DROPOUT = 0.1
 """Share of training examples whose text is dropped, as in BAGEL's training."""
 IMAGES_PER_CALL = 64
 """Images that understanding reads in one forward, if the adapter is not told otherwise."""
+
+
+def grouped(keys: Iterable[Key]) -> dict[Key, list[int]]:
+    """The places of each key, in the order of the keys."""
+    places: dict[Key, list[int]] = {}
+    for index, key in enumerate(keys):
+        places.setdefault(key, []).append(index)
+    return places
 
 
 class Dialect(ABC):
@@ -125,11 +136,8 @@ class BagelAdapter(ModelAdapter):
         """
         plans = self.plans(requests, sampling) if isinstance(sampling, Thinking) and sampling.think else None
         latents = self.latents(requests, sampling, plans)
-        alike: dict[torch.Size, list[int]] = {}
-        for index, one in enumerate(latents):
-            alike.setdefault(one.shape, []).append(index)
         done: dict[int, Generated] = {}
-        for members in alike.values():
+        for members in grouped(one.shape for one in latents).values():
             pixels = self.autoencoder.decode(torch.stack([latents[index] for index in members]))
             for index, array in zip(members, to_uint8(pixels).cpu().numpy(), strict=True):
                 done[index] = Generated(Image.fromarray(array), plans[index] if plans else None)
@@ -155,9 +163,7 @@ class BagelAdapter(ModelAdapter):
         """What :meth:`generate` draws before the autoencoder decodes it: latents (C, h, w), float32, of each request,
         given its plan if there are plans."""
         done: dict[int, Tensor] = {}
-        sizes: dict[tuple[int, int], list[int]] = {}
-        for index, request in enumerate(requests):
-            sizes.setdefault((request.width or self.size[0], request.height or self.size[1]), []).append(index)
+        sizes = grouped((request.width or self.size[0], request.height or self.size[1]) for request in requests)
         for size, members in sizes.items():
             grid = self.token_grid(*size)
             shape = (grid[0] * grid[1], self.config.latent_token_dim)
@@ -224,10 +230,7 @@ class BagelAdapter(ModelAdapter):
         Raises:
             ContractError: a question has no choices, or one without words.
         """
-        by_image: dict[int, list[int]] = {}
-        for index, question in enumerate(questions):
-            by_image.setdefault(id(question.image), []).append(index)
-        groups = list(by_image.values())
+        groups = list(grouped(id(question.image) for question in questions).values())
         done: dict[int, tuple[float, ...]] = {}
         for start in range(0, len(groups), self.images_per_call):
             done |= self._choices(questions, groups[start : start + self.images_per_call])

@@ -111,9 +111,9 @@ def _publish(session: Session, stage: Stage, directory: StageDirectory) -> None:
     figures = {name: float(value) for name, value in directory.facts().items() if isinstance(value, int | float)}
     hook.srum_metrics(run=info, stage=stage.name, metrics=figures)
     folder, shown = session.config.directory / "pictures", sorted((directory.path / "pictures").glob("*.png"))
-    for other in directory.path.parent.glob("*/pictures/*.png"):  # what another configuration had to show, and this not
-        if other.name not in {path.name for path in shown}:
-            (folder / other.name).unlink(missing_ok=True)
+    names = {path.name for path in directory.path.parent.glob("*/pictures/*.png")} - {path.name for path in shown}
+    for name in names:  # what another configuration had to show, and this one not
+        (folder / name).unlink(missing_ok=True)
     for path in shown:
         write_if_different(folder / path.name, path.read_bytes())
         with Image.open(path) as image:
