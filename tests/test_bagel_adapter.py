@@ -343,8 +343,14 @@ def test_whole_sequences_and_cached_contexts_agree() -> None:
     trained = patchify(adapter.predict(PROMPTS[:2], latents, draws).velocity, 4)
     torch.testing.assert_close(trained, whole, atol=1e-5, rtol=0)
     context = model.prefill(texts, None)
-    sampled = model.denoise(model.denoising_block(context, 8, 8), context, noisy, time)
-    torch.testing.assert_close(sampled, whole, atol=1e-5, rtol=0)
+    grids = [(8, 8)] * 2
+    behind = model.denoise(model.denoising_block(context, grids), noisy.flatten(0, 1), time)
+    torch.testing.assert_close(behind.reshape(whole.shape), whole, atol=1e-5, rtol=0)
+    with torch.no_grad():
+        block = model.in_room(context, grids, model.denoising_room(context, grids))
+        for _ in range(2):  # a room can be used again
+            sampled = model.denoise(block, noisy.flatten(0, 1), time)
+            assert torch.equal(sampled, behind)
 
 
 def test_all_of_what_draws_can_be_trained() -> None:
@@ -446,7 +452,7 @@ def test_training_keeps_nothing_of_the_text(monkeypatch: pytest.MonkeyPatch) -> 
     draws = dataclasses.replace(adapter.draw(latents, torch.Generator()), drop=torch.tensor([False, False]))
     prediction = adapter.predict(PROMPTS[:2], latents, draws)
     (context,) = contexts
-    assert context.length > 0 and not any(part.requires_grad for part in (*context.keys, *context.values))
+    assert context.entries > 0 and not any(part.requires_grad for part in (*context.keys, *context.values))
     prediction.token_losses(latents).mean().backward()
     moved = adapter.model.generation_parameters()
     assert all(parameter.grad is not None for name, parameter in moved.items())
@@ -469,7 +475,7 @@ def test_forwards_stay_on_the_device_of_the_model() -> None:
         image = Piece(PieceKind.VISION, count=len(vision[0]))
         context = model.prefill([[image], [image, model.text([5])]], torch.cat(vision))
         logits, context = model.next_logits(torch.ones(2, dtype=torch.long, device="meta"), context)
-    assert {part.device.type for part in (latents, prediction.velocity, tokens, logits, context.ends)} == {"meta"}
+    assert {part.device.type for part in (latents, prediction.velocity, tokens, logits, *context.keys)} == {"meta"}
 
 
 def test_save_and_load(tmp_path: Path) -> None:

@@ -28,6 +28,8 @@ from srum_bagel.release import diffusers_name, load_release, read_release
 from srum_bagel.released import ReleasedBagel, build
 from srum_bagel.tokenizer import SPECIAL, Tokenizer
 
+from srum_plugins.attention.contract import Heads
+from srum_plugins.attention.dense import Dense
 from srum_plugins.cli import main
 from srum_plugins.contracts import GenerationRequest, Question
 from srum_plugins.errors import CheckpointError, ConfigError, ContractError
@@ -326,6 +328,8 @@ def test_the_provider_tells_what_it_can_and_what_it_is(original: Path, folder: P
     commit = "a" * 40
     assert provider.identity(AdapterOptions("o/n", commit)) == f"o/n@{commit}"
     assert provider.factory(mine, "cpu").size == (64, 64)
+    assert provider.heads is not None and provider.heads(mine) == Heads(4, 2, 8, "bfloat16")
+    assert isinstance(provider.factory(mine, "cpu", Dense()).model.attention, Dense)
 
 
 # --- images -----------------------------------------------------------------------------------------------------------
@@ -437,6 +441,8 @@ def test_the_stages_through_the_command_line(
     assert all(isinstance(json.loads(line)["plan"], str) for line in shard.read_text().splitlines())
     # What cannot work is refused before any weight is read, also where there are none to read.
     capsys.readouterr()
+    assert main(["generate", *settings, "run.directory=other", "attention=varlen"]) == 2
+    assert "attention=varlen does not work here: NotImplementedError" in capsys.readouterr().err
     assert main(["run", *settings, f"adapter.checkpoint={tmp_path}", "adapter.dtype=bfloat16"]) == 2
     assert "cannot train weights in bfloat16" in (said := capsys.readouterr().err) and "adamw8bit" in said
     assert main(["generate", *settings, "adapter.checkpoint=nobody/knows"]) == 2

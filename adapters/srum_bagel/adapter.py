@@ -348,7 +348,7 @@ class BagelAdapter(ModelAdapter):
             [] if dropped else [self._text(prompt.text)]
             for prompt, dropped in zip(prompts, draws.drop.tolist(), strict=True)
         ]
-        inputs = (texts, grid, tokens, draws.timestep)
+        inputs = (texts, [grid] * len(texts), tokens.flatten(0, 1), draws.timestep)
         if base and self.training.lora_rank:
             with torch.no_grad(), lora.without(self.model):
                 velocity = self.model(*inputs)
@@ -359,7 +359,7 @@ class BagelAdapter(ModelAdapter):
                 velocity = torch.func.functional_call(self.model, self._base, inputs)
         else:
             velocity = self.model(*inputs)
-        return FlowPrediction(unpatchify(velocity, patch, *grid), draws.noise, patch)
+        return FlowPrediction(unpatchify(velocity.reshape(tokens.shape), patch, *grid), draws.noise, patch)
 
     def start_training(self, training: Training, *, base: bool) -> dict[str, torch.nn.Parameter]:
         """See :meth:`ModelAdapter.start_training`. With low-rank adapters the base is the model without them; else it

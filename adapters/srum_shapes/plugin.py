@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+from srum_plugins.attention.contract import Attention, Heads
 from srum_plugins.contracts import Capability
 from srum_plugins.hookspecs import hookimpl
 from srum_plugins.providers import Provider
@@ -24,6 +25,7 @@ def srum_model_adapters() -> list[Provider]:
             training=TrainingOptions,
             capabilities=frozenset(set(Capability) - {Capability.THINK}),
             identity=_weights,
+            heads=_heads,
         )
     ]
 
@@ -55,10 +57,16 @@ def srum_benchmarks() -> list[Provider]:
     ]
 
 
-def _adapter(options: AdapterOptions, device: str) -> Any:
+def _adapter(options: AdapterOptions, device: str, attention: Attention | None = None) -> Any:
     from srum_shapes.adapter import build
 
-    return build(options, device)
+    return build(options, device, attention)
+
+
+def _heads(options: AdapterOptions) -> Heads:
+    from srum_shapes.adapter import heads
+
+    return heads(options)
 
 
 def _weights(options: AdapterOptions) -> str:
