@@ -233,7 +233,7 @@ def test_answers_do_not_depend_on_their_batch() -> None:
     questions = [Question(image, texts[number % 3]) for number, image in enumerate(pictures(5))]
     together = adapter.answer(questions)
     assert together == [adapter.answer([question])[0] for question in questions]
-    assert all(len(text.split()) <= adapter.dialect.longest_answer for text in together)
+    assert all(len(answer.text.split()) <= adapter.dialect.longest_answer for answer in together)
 
 
 def test_images_of_another_size_are_refused() -> None:

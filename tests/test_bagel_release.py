@@ -29,7 +29,7 @@ from srum_bagel.released import ReleasedBagel, build
 from srum_bagel.tokenizer import SPECIAL, Tokenizer
 
 from srum_plugins.cli import main
-from srum_plugins.contracts import GenerationRequest, Question
+from srum_plugins.contracts import Decoding, GenerationRequest, Question
 from srum_plugins.errors import CheckpointError, ConfigError, ContractError
 from srum_plugins.options import build_options
 from srum_plugins.records import Box, Failure, Prompt
@@ -157,6 +157,11 @@ def test_it_draws_and_answers(original: Path, dtype: str) -> None:
     images = [picture(64, 64), picture(90, 40, 1), picture(64, 64)]
     questions = [Question(image, "what is there ?", ("yes", "not at all"), Box(1, 2, 30, 40)) for image in images]
     assert len(model.answer(questions)) == 3
+    drawn = Decoding(temperature=1.0, top_p=0.9, max_tokens=20)
+    stopping = dataclasses.replace(drawn, stop=("e", " "))
+    whole, cut = model.answer(questions, drawn), model.answer(questions, stopping)
+    assert [answer.text for answer in cut] == [stopping.cut(answer.text) for answer in whole]
+    assert not any(answer.truncated for answer in cut) and all(answer.truncated for answer in whole)
     logprobs = model.choice_logprobs(questions)
     assert [len(row) for row in logprobs] == [2, 2, 2]
     alone = model.choice_logprobs(questions[1:2])[0]
