@@ -67,7 +67,7 @@ def test_a_nucleus_of_one_is_everything(seed: int, batch: int, size: int) -> Non
     assert torch.equal(nucleus(full, 1.0), full)
 
 
-@given(seeds, rows, sizes, st.sampled_from([1e-300, 1e-9, 1e-3]), shares)
+@given(seeds, rows, sizes, st.sampled_from([5e-324, 1e-300, 1e-9, 1e-3]), shares)
 def test_a_temperature_near_zero_is_greedy(seed: int, batch: int, size: int, temperature: float, top_p: float) -> None:
     logits = logits_of(seed, batch, size)
     best = logits.topk(min(2, size)).values
@@ -91,6 +91,12 @@ def test_a_draw_is_where_the_number_falls(weights: list[float], uniform: float) 
     assert weights[token] > 0
     below, whole = sum(weights[:token]), sum(weights)
     assert below - 1e-12 <= uniform * whole <= below + weights[token] + 1e-12
+
+
+def test_the_borders_of_a_draw() -> None:
+    weights = torch.tensor([[0.0, 1.0, 0.0, 2.0, 1.0, 0.0]], dtype=torch.float64)
+    for uniform, token in ((0.0, 1), (0.24, 1), (0.25, 3), (0.74, 3), (0.75, 4), (1 - 2**-53, 4)):
+        assert draw(weights, torch.tensor([uniform], dtype=torch.float64)).tolist() == [token]
 
 
 @settings(max_examples=10)

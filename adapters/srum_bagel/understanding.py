@@ -104,6 +104,6 @@ def draw(weights: Tensor, uniforms: Tensor) -> Tensor:
     weight above 0, each as often as its share. A rounding of the weights moves the borders by as little, which it would
     not in the order of size, where two tokens of nearly one weight could change places."""
     heights = weights.cumsum(dim=-1)
-    usable = weights > 0
+    usable = weights > 0  # sums made in parallel on a GPU may, by their rounding, rise at a weight of 0, or fall
     whole = torch.where(usable, heights, 0.0).amax(dim=-1)
     return (usable & (heights > (uniforms * whole)[:, None])).int().argmax(dim=-1)
