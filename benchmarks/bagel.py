@@ -193,7 +193,7 @@ def main() -> None:
     }
     step, gradients = training(adapter, blank, eight_bit=dtype == torch.bfloat16)
     found["train"] = measured(step, device, reached, counted=gradients)
-    written = sum(len(answer.split()) for answer in adapter.answer(questions))
+    written = sum(len(answer.text.split()) for answer in adapter.answer(questions))
     drawn = options.images * tokens
     for name, count in (("generate", drawn * (options.points - 1)), ("answer", written), ("train", drawn)):
         figures = found[name]

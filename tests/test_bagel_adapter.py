@@ -233,7 +233,31 @@ def test_answers_do_not_depend_on_their_batch() -> None:
     questions = [Question(image, texts[number % 3]) for number, image in enumerate(pictures(5))]
     together = adapter.answer(questions)
     assert together == [adapter.answer([question])[0] for question in questions]
-    assert all(len(text.split()) <= adapter.dialect.longest_answer for text in together)
+    assert all(len(answer.text.split()) <= adapter.dialect.longest_answer for answer in together)
+
+
+def test_questions_about_one_image_share_one_reading_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    adapter = tiny_adapter()
+    first, second = pictures(2)
+    texts = ("how many objects ?", "find red circle", "is there a blue square ?")
+    questions = [*(Question(first, text) for text in texts), Question(second, texts[1]), Question(first, texts[0])]
+    alone = [adapter.answer([question])[0] for question in questions]
+    monkeypatch.setattr(adapter, "images_per_call", 2)
+    seen: list[int] = []
+    read: list[int] = []
+    tower, language = adapter.model.vit_model.forward, adapter.model.language_model.model.forward
+    monkeypatch.setattr(adapter.model.vit_model, "forward", lambda pixels: seen.append(len(pixels)) or tower(pixels))
+
+    def forward(und: torch.Tensor, *rest: Any, **more: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        read.append(len(und))
+        return language(und, *rest, **more)
+
+    monkeypatch.setattr(adapter.model.language_model.model, "forward", forward)
+    assert adapter.answer(questions) == alone
+    assert seen == [2]
+    patches = (adapter.config.vit.image_size // adapter.config.vit.patch_size) ** 2
+    # Both images once, then questions by twos; answers are written token by token.
+    assert read[0] == 2 * (patches + 2) and max(read[1:]) <= 2 * (2 + max(len(text.split()) for text in texts))
 
 
 def test_images_of_another_size_are_refused() -> None:
