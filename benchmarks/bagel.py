@@ -155,12 +155,13 @@ def training(
     optimizer, objective = optimizers.build(settings, parameters), Weighted(WeightedOptions())
     latents = adapter.encode(images)
     grid = adapter.token_grid(*images[0].size)
-    weights = torch.ones(len(images), *grid, device=latents.device)
-    batch = TrainBatch(tuple(Prompt(str(i), "a prompt") for i in range(len(images))), (latents,), (weights,))
+    weights = torch.ones(len(images) * grid[0] * grid[1], device=latents.device)
+    prompts = tuple(Prompt(str(number), "a prompt") for number in range(len(images)))
+    batch = TrainBatch(prompts, (list(latents),), (weights,), (grid,) * len(images))
 
     def gradients() -> None:
         optimizer.zero_grad(set_to_none=True)
-        loss, _ = objective.loss(adapter, batch, adapter.draw(latents, torch.Generator().manual_seed(0)))
+        loss, _ = objective.loss(adapter, batch, adapter.draw(list(latents), torch.Generator().manual_seed(0)))
         loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
 
     def step() -> None:

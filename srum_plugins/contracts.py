@@ -128,24 +128,25 @@ class Answer:
 class Draws:
     """The random part of one training forward, shared by all terms that must see the same noise.
 
-    ``timestep`` (B,) in [0, 1], 1 is pure noise; ``noise`` has the shape of the latents; ``drop`` (B,) bool
-    says which conditions are dropped for guidance. Adapters without a timestep ignore what they do not need.
+    ``timestep`` (B,) in [0, 1], 1 is pure noise; ``noise`` has the shapes of the latents, one tensor an image; ``drop``
+    (B,) bool says which conditions are dropped for guidance. Adapters without a timestep ignore what they do not need.
     """
 
     timestep: Tensor
-    noise: Tensor
+    noise: Sequence[Tensor]
     drop: Tensor
 
 
 class Prediction(Protocol):
     """What a model predicted for a batch, with the two losses that objectives are made of. Both are float32 and
-    keep the gradient of the prediction. (h, w) is the latent token grid, row-major from the top left."""
+    keep the gradient of the prediction. Their T numbers are those of the latent tokens of all images, one image after
+    the other, each row-major from the top left: images may have different token grids."""
 
-    def token_losses(self, latents: Tensor) -> Tensor:
-        """Per-token loss (B, h, w) against these clean latents: for flow models mean_c (v - (noise - x0))^2."""
+    def token_losses(self, latents: Sequence[Tensor]) -> Tensor:
+        """Per-token loss (T,) against these clean latents: for flow models mean_c (v - (noise - x0))^2."""
 
     def token_distance(self, other: Prediction) -> Tensor:
-        """Per-token distance (B, h, w) to another prediction: for flow models mean_c (v - v')^2."""
+        """Per-token distance (T,) to another prediction: for flow models mean_c (v - v')^2."""
 
 
 class ModelAdapter(ABC):  # noqa: B024 - which methods a subclass needs follows from its capabilities
@@ -184,13 +185,15 @@ class ModelAdapter(ABC):  # noqa: B024 - which methods a subclass needs follows 
         """Clean latents (B, C, H, W), float32, of equally sized images, on the adapter's device."""
         raise self._cannot("train")
 
-    def draw(self, latents: Tensor, generator: torch.Generator) -> Draws:
-        """Timesteps, noise and condition dropout for these latents, from a CPU generator."""
+    def draw(self, latents: Sequence[Tensor], generator: torch.Generator) -> Draws:
+        """Timesteps, noise and condition dropout for the latents (C, H, W) of each image, from a CPU generator."""
         raise self._cannot("train")
 
-    def predict(self, prompts: Sequence[Prompt], latents: Tensor, draws: Draws, *, base: bool = False) -> Prediction:
-        """Predict for latents noised by ``draws``. ``base=True`` uses the weights that :meth:`start_training` found,
-        without gradient; it is asked only after ``start_training(..., base=True)``."""
+    def predict(
+        self, prompts: Sequence[Prompt], latents: Sequence[Tensor], draws: Draws, *, base: bool = False
+    ) -> Prediction:
+        """Predict for the latents (C, H, W) of each image, noised by ``draws``. ``base=True`` uses the weights that
+        :meth:`start_training` found, without gradient; it is asked only after ``start_training(..., base=True)``."""
         raise self._cannot("train")
 
     def start_training(self, training: Any, *, base: bool) -> dict[str, torch.nn.Parameter]:
@@ -287,12 +290,20 @@ class Example:
 
 @dataclass(frozen=True)
 class TrainBatch:
-    """A batch of examples on the device. ``latents[r]`` (B, C, H, W) and ``weights[r]`` (B, h, w) are those of
-    role ``r``; weights are the reward maps on the token grid, float32."""
+    """A batch of examples on the device. ``latents[r]`` are those of role ``r``, one tensor (C, H, W) an example, and
+    ``weights[r]`` (T,) its reward maps on the token grids, float32, in the order of a prediction's tokens. ``grids``
+    are the (h, w) of each example, the same for all its roles."""
 
     prompts: tuple[Prompt, ...]
-    latents: tuple[Tensor, ...]
+    latents: tuple[Sequence[Tensor], ...]
     weights: tuple[Tensor, ...]
+    grids: tuple[tuple[int, int], ...]
+
+    def by_image(self, tokens: Tensor) -> tuple[Tensor, ...]:
+        """Numbers (T,) of tokens as one tensor (h * w,) an example."""
+        counts = [height * width for height, width in self.grids]
+        parts: tuple[Tensor, ...] = tokens.split(counts)  # type: ignore[no-untyped-call]  # torch does not annotate it
+        return parts
 
 
 class Objective(ABC):

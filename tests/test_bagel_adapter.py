@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from srum_bagel import options
-from srum_bagel.adapter import BagelAdapter, FlowPrediction
+from srum_bagel.adapter import BagelAdapter, FlowPrediction, packed_tokens
 from srum_bagel.autoencoder import patchify, unpatchify
 from srum_bagel.checkpoint import CONFIG, WEIGHTS, load_model
 from srum_bagel.mot import Cache
@@ -274,21 +274,20 @@ def test_a_painted_patch_reaches_its_token_only() -> None:
     painted = image.copy()
     painted[8:12, 20:24] = 0  # row 2, column 5 of the 8 x 8 grid
     latents = adapter.encode([Image.fromarray(image), Image.fromarray(painted)])
-    zero = torch.zeros(1)
-    draws = Draws(zero, torch.zeros_like(latents[:1]), zero.bool())
-    losses = FlowPrediction(-latents[:1], draws.noise, 4).token_losses(latents[1:])
-    assert losses.shape == (1, 8, 8)
-    assert torch.nonzero(losses[0]).tolist() == [[2, 5]]
+    noise = packed_tokens(torch.zeros_like(latents[:1]), 4)
+    losses = FlowPrediction(-packed_tokens(latents[:1], 4), noise, 4).token_losses(latents[1:])
+    assert torch.nonzero(losses.reshape(8, 8)).tolist() == [[2, 5]]
 
 
 @given(st.integers(0, 2**31))
 @settings(max_examples=10)
 def test_a_perfect_velocity_has_no_loss(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
-    latents, noise = (torch.randn(2, 3, 32, 32, generator=generator) for _ in range(2))
-    perfect = FlowPrediction(noise - latents, noise, 4)
-    assert torch.equal(perfect.token_losses(latents), torch.zeros(2, 8, 8))
-    wrong_sign = FlowPrediction(latents - noise, noise, 4)
+    latents = [torch.randn(3, *size, generator=generator) for size in ((32, 32), (8, 16))]
+    noise = torch.randn(64 + 8, 48, generator=generator)
+    perfect = FlowPrediction(noise - packed_tokens(latents, 4), noise, 4)
+    assert torch.equal(perfect.token_losses(latents), torch.zeros(64 + 8))
+    wrong_sign = FlowPrediction(packed_tokens(latents, 4) - noise, noise, 4)
     assert float(wrong_sign.token_losses(latents).min()) > 0
 
 
@@ -364,8 +363,8 @@ def test_whole_sequences_and_cached_contexts_agree() -> None:
     noisy = patchify((1 - share) * latents + share * draws.noise, 4)
     ids = model.latent_ids(8, 8).repeat(2)
     whole = model.velocity(packed, noisy.flatten(0, 1), time.repeat_interleave(64), ids).reshape(2, 64, -1)
-    trained = patchify(adapter.predict(PROMPTS[:2], latents, draws).velocity, 4)
-    torch.testing.assert_close(trained, whole, atol=1e-5, rtol=0)
+    trained = adapter.predict(PROMPTS[:2], latents, draws).velocity
+    torch.testing.assert_close(trained.reshape(whole.shape), whole, atol=1e-5, rtol=0)
     context = model.prefill(texts, None)
     grids = [(8, 8)] * 2
     behind = model.denoise(model.denoising_block(context, grids), noisy.flatten(0, 1), time)
@@ -375,6 +374,41 @@ def test_whole_sequences_and_cached_contexts_agree() -> None:
         for _ in range(2):  # a room can be used again
             sampled = model.denoise(block, noisy.flatten(0, 1), time)
             assert torch.equal(sampled, behind)
+
+
+@settings(max_examples=8, deadline=None)
+@given(
+    st.lists(st.sampled_from([(32, 32), (16, 32), (24, 8)]), min_size=1, max_size=4),
+    st.sampled_from(["generation", "all"]),
+)
+def test_images_of_several_sizes_train_in_one_forward_as_they_would_alone(
+    sizes: list[tuple[int, int]], scope: Scope
+) -> None:
+    adapter = tiny_adapter()
+    parameters = adapter.start_training(Training(scope, checkpointing=False), base=False)
+    generator = torch.Generator().manual_seed(0)
+    latents = [torch.randn(3, *size, generator=generator) for size in sizes]
+    draws = adapter.draw(latents, generator)
+    prompts = PROMPTS[: len(sizes)]
+
+    def gradients(losses: torch.Tensor) -> list[torch.Tensor | None]:
+        adapter.model.zero_grad()
+        losses.sum().backward()
+        return [None if parameter.grad is None else parameter.grad.clone() for parameter in parameters.values()]
+
+    together = adapter.predict(prompts, latents, draws).token_losses(latents)
+    alone = torch.cat(
+        [
+            adapter.predict(
+                prompts[i : i + 1], latents[i : i + 1], Draws(*(part[i : i + 1] for part in vars(draws).values()))
+            ).token_losses(latents[i : i + 1])
+            for i in range(len(sizes))
+        ]
+    )
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
+    for one, other in zip(gradients(together), gradients(alone), strict=True):
+        if one is not None or other is not None:
+            torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-3)
 
 
 def test_all_of_what_draws_can_be_trained() -> None:

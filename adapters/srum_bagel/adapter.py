@@ -84,26 +84,30 @@ class Dialect(ABC):
 
 @dataclass(frozen=True)
 class FlowPrediction:
-    """A predicted velocity (B, C, H, W) with the noise it was made from. In x_t = (1 - t) x0 + t noise it points from
-    data to noise. ``patch`` latent pixels make one side of a token."""
+    """A predicted velocity (T, p * p * C) of latent tokens with the noise it was made from. In x_t = (1 - t) x0 + t
+    noise it points from data to noise. ``patch`` latent pixels make one side of a token."""
 
     velocity: Tensor
     noise: Tensor
     patch: int
 
-    def token_losses(self, latents: Tensor) -> Tensor:
-        """mean_c (v - (noise - x0))^2 per latent token, (B, h, w), float32."""
-        return self._per_token(self.noise - latents)
+    def token_losses(self, latents: Sequence[Tensor]) -> Tensor:
+        """mean_c (v - (noise - x0))^2 per latent token, (T,), float32."""
+        return self._per_token(self.noise - packed_tokens(latents, self.patch))
 
     def token_distance(self, other: Prediction) -> Tensor:
-        """mean_c (v - v')^2 per latent token, (B, h, w), float32."""
+        """mean_c (v - v')^2 per latent token, (T,), float32."""
         if not isinstance(other, FlowPrediction):
             raise ContractError(f"a flow prediction has no distance to a {type(other).__name__}")
         return self._per_token(other.velocity)
 
     def _per_token(self, target: Tensor) -> Tensor:
-        squared = (self.velocity.float() - target.float()).square().mean(dim=1, keepdim=True)
-        return torch.nn.functional.avg_pool2d(squared, self.patch).squeeze(1)
+        return (self.velocity.float() - target.float()).square().mean(dim=1)
+
+
+def packed_tokens(latents: Sequence[Tensor], patch: int) -> Tensor:
+    """The tokens (T, p * p * C) of the latents (C, H, W) of each image, one image after the other."""
+    return torch.cat([patchify(one[None], patch)[0] for one in latents])
 
 
 class BagelAdapter(ModelAdapter):
@@ -375,27 +379,28 @@ class BagelAdapter(ModelAdapter):
         latents: Tensor = self.autoencoder.encode(pixels.to(self.model.device))
         return latents
 
-    def draw(self, latents: Tensor, generator: torch.Generator) -> Draws:
+    def draw(self, latents: Sequence[Tensor], generator: torch.Generator) -> Draws:
         """t = shift(sigmoid(u)), u ~ N(0, 1), one per image; text dropped in a share of 0.1."""
-        batch = len(latents)
+        batch, device = len(latents), latents[0].device
         timestep = shifted(torch.sigmoid(torch.randn(batch, generator=generator)), self.config.timestep_shift)
-        noise = torch.randn(latents.shape, generator=generator)
+        noise = [torch.randn(one.shape, generator=generator).to(device) for one in latents]
         drop = torch.rand(batch, generator=generator) < TEXT_DROPOUT
-        return Draws(timestep.to(latents.device), noise.to(latents.device), drop.to(latents.device))
+        return Draws(timestep.to(device), noise, drop.to(device))
 
     def predict(
-        self, prompts: Sequence[Prompt], latents: Tensor, draws: Draws, *, base: bool = False
+        self, prompts: Sequence[Prompt], latents: Sequence[Tensor], draws: Draws, *, base: bool = False
     ) -> FlowPrediction:
-        """See :meth:`ModelAdapter.predict`: the velocity at x_t = (1 - t) x0 + t noise."""
+        """See :meth:`ModelAdapter.predict`: the velocity at x_t = (1 - t) x0 + t noise, all images in one forward."""
         patch = self.config.latent_patch_size
-        time = draws.timestep[:, None, None, None]
-        tokens = patchify((1 - time) * latents + time * draws.noise, patch)
-        grid = (latents.shape[2] // patch, latents.shape[3] // patch)
+        grids = [(one.shape[1] // patch, one.shape[2] // patch) for one in latents]
+        clean, noise = packed_tokens(latents, patch), packed_tokens(draws.noise, patch)
+        counts = torch.tensor([height * width for height, width in grids], device=clean.device)
+        time = draws.timestep.repeat_interleave(counts, output_size=len(clean))[:, None]
         texts = [
             [] if dropped else [self._text(prompt.text)]
             for prompt, dropped in zip(prompts, draws.drop.tolist(), strict=True)
         ]
-        inputs = (texts, [grid] * len(texts), tokens.flatten(0, 1), draws.timestep)
+        inputs = (texts, grids, (1 - time) * clean + time * noise, draws.timestep)
         if base and self.training.lora_rank:
             with torch.no_grad(), lora.without(self.model):
                 velocity = self.model(*inputs)
@@ -406,7 +411,7 @@ class BagelAdapter(ModelAdapter):
                 velocity = torch.func.functional_call(self.model, self._base, inputs)
         else:
             velocity = self.model(*inputs)
-        return FlowPrediction(unpatchify(velocity.reshape(tokens.shape), patch, *grid), draws.noise, patch)
+        return FlowPrediction(velocity, noise, patch)
 
     def start_training(self, training: Training, *, base: bool) -> dict[str, torch.nn.Parameter]:
         """See :meth:`ModelAdapter.start_training`. With low-rank adapters the base is the model without them; else it
