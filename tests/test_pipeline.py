@@ -488,7 +488,7 @@ def test_an_attention_that_does_not_work_is_refused_before_weights_load(tmp_path
         raise AssertionError("weights were loaded")
 
     host = attentive_host(factory)
-    with pytest.raises(ConfigError, match="attention=varlen does not work here: NotImplementedError"):
+    with pytest.raises(ConfigError, match="attention=varlen does not work here: it runs on cuda only"):
         toy_run(tmp_path, "adapter=attentive", "attention=varlen", host=host)
     with pytest.raises(PluginError, match=r"needs xformers, not installed: pip install 'srum-plugins\[xformers\]'"):
         toy_run(tmp_path, "adapter=attentive", "attention=xformers", host=host)

@@ -110,6 +110,9 @@ class Attention(ABC):
     """A kernel. Instances are made by a provider's factory, which imports what it needs, and are probed on the device
     before any weight is loaded."""
 
+    devices: tuple[str, ...] = ()
+    """The types of device that it can run on at all, such as ``cuda``; empty if it is to be tried on any."""
+
     @abstractmethod
     def attend(self, q: Tensor, k: Tensor, v: Tensor, segments: Segments) -> Tensor:
         """softmax(q kᵀ / sqrt(D)) v, segment by segment, with gradients: (Tq, Hq, D) from queries (Tq, Hq, D) and keys

@@ -17,6 +17,8 @@ _compiled = torch.compile(flex_attention, dynamic=True)
 class Flex(Attention):
     """The block mask of a batch is made once, outside of the layers, and forgotten with its segments."""
 
+    devices = ("cuda",)
+
     def __init__(self) -> None:
         self._masks: WeakKeyDictionary[Segments, BlockMask] = WeakKeyDictionary()
 
@@ -25,7 +27,7 @@ class Flex(Attention):
         mask = self._masks.get(segments)
         if mask is None:
             mask = self._masks[segments] = block_mask(segments)
-        # Uncompiled it holds all scores; on a CPU there is nothing to compile to that has a backward pass.
+        # Uncompiled it holds all scores, and on a CPU it has no backward pass; that serves to compare it only.
         kernel: Any = _compiled if q.is_cuda else flex_attention
         parts = (part.transpose(0, 1)[None] for part in (q, k, v))
         out: Tensor = kernel(*parts, block_mask=mask, enable_gqa=q.shape[1] != k.shape[1])

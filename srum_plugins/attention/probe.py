@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -77,6 +79,8 @@ def refusal(attention: Attention, heads: Heads, device: str) -> str:
     Output and gradients of every case are compared with the reference in float32. What is missing, built for another
     card, or levels causal texts at their beginning shows here and not in the middle of a run.
     """
+    if attention.devices and torch.device(device).type not in attention.devices:
+        return f"it runs on {' and '.join(attention.devices)} only, not on {device}"
     allowed = TOLERANCE.get(heads.dtype, HALF_TOLERANCE)
     try:
         for what, (queries, keys, causal) in CASES.items():
@@ -89,7 +93,7 @@ def refusal(attention: Attention, heads: Heads, device: str) -> str:
                     return f"{what}: its {name} is off by {error:.1e} of the largest value"
     # Whatever a kernel raises, it is not to be used: wheels fail in many ways.
     except Exception as error:
-        return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+        return _told(error)
     return ""
 
 
@@ -131,7 +135,13 @@ def _made(name: str, make: Callable[[], Any]) -> Attention | FirstOf | str:
         return str(error)
     # A broken wheel fails at its import, in any way.
     except Exception as error:
-        return f"{type(error).__name__}: {error}"
+        return _told(error)
     if not isinstance(made, Attention | FirstOf):
         raise ContractError(f"attention {name!r}: its factory returned a {type(made).__name__}, which is no Attention")
     return made
+
+
+def _told(error: Exception) -> str:
+    """An exception's first sentence; those of kernels go on for pages."""
+    first = re.split(r"\n|(?<=\.)\s", str(error).strip(), maxsplit=1)[0]
+    return f"{type(error).__name__}: {shorten(first, 200)}"

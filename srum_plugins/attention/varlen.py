@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from torch import Tensor
-from torch.nn.attention import varlen
 
 from srum_plugins.attention.contract import Attention, Segments
 
@@ -14,17 +15,24 @@ from srum_plugins.attention.contract import Attention, Segments
 class Varlen(Attention):
     """Both calls in one kernel each. Its signature changed from release to release (engine.md 1.3), so it is read."""
 
-    def __init__(self) -> None:
-        self._known = inspect.signature(varlen.varlen_attn).parameters
+    devices = ("cuda",)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, segments: Segments) -> Tensor:
         """See :meth:`Attention.attend`."""
+        from torch.nn.attention import varlen  # here, because it takes a second, and where there is no GPU for nothing
+
+        kernel: Any = varlen.varlen_attn  # gives a tensor alone where nothing else is asked for
+        known = _parameters(kernel)
         more: dict[str, Any] = {}
         if segments.causal:
-            more = {"window_size": (-1, 0)} if "window_size" in self._known else {"is_causal": True}
-        if q.shape[1] != k.shape[1] and "enable_gqa" in self._known:
+            more = {"window_size": (-1, 0)} if "window_size" in known else {"is_causal": True}
+        if q.shape[1] != k.shape[1] and "enable_gqa" in known:
             more["enable_gqa"] = True
         longest = max(segments.queries), max(segments.keys)
-        kernel: Any = varlen.varlen_attn  # gives a tensor alone where nothing else is asked for
         out: Tensor = kernel(q, k, v, segments.cu_queries, segments.cu_keys, *longest, **more)
         return out
+
+
+@cache
+def _parameters(kernel: Callable[..., Any]) -> frozenset[str]:
+    return frozenset(inspect.signature(kernel).parameters)

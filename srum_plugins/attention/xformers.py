@@ -14,6 +14,8 @@ class XFormers(Attention):
     """One block-diagonal bias per batch. Keys and values are repeated for the query heads that share them: its backward
     pass knows no shared ones (engine.md 1.7)."""
 
+    devices = ("cuda",)
+
     def __init__(self) -> None:
         from xformers.ops import fmha  # here, because a wheel that does not fit the installed torch fails at its import
 
