@@ -14,6 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from srum_bagel import adapter as adapter_module
+from srum_bagel import autoencoder as autoencoder_module
 from srum_bagel import options
 from srum_bagel.adapter import BagelAdapter, FlowPrediction, packed_tokens
 from srum_bagel.autoencoder import patchify, unpatchify
@@ -23,6 +25,8 @@ from srum_bagel.options import Sampling, Scope, Thinking, Training
 from srum_bagel.packing import Piece, PieceKind
 from srum_bagel.sampler import guide, sample, schedule
 from srum_bagel.understanding import greedy
+from srum_shapes.adapter import build as build_shapes
+from srum_shapes.options import AdapterOptions
 from srum_shapes.prompts import prompt_list
 from srum_shapes.world import render, sample_scene
 from tiny_bagel import tiny_adapter
@@ -112,6 +116,33 @@ def test_image_guidance_with_a_plan_goes_away_from_the_prompt_alone(monkeypatch:
     noise = torch.randn(1, 64, 48, generator=torch.Generator().manual_seed(3))
     tokens = sample(model, caches[0], caches[1], noise, (8, 8), guided, caches[2])
     torch.testing.assert_close(latents, unpatchify(tokens, 4, 8, 8)[0], atol=1e-5, rtol=0)
+
+
+def test_images_are_drawn_and_encoded_so_many_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chunk of large images would not fit in memory at once; what comes out does not tell how it was cut."""
+    adapter = build_shapes(AdapterOptions(), "cpu")
+    requests = [GenerationRequest(prompt, seed) for seed, prompt in enumerate(PROMPTS[:5])]
+    images = [one.image for one in adapter.generate(requests, SAMPLING)]
+    latents = adapter.encode(images)
+    rows: list[int] = []
+    shown = adapter.autoencoder.model
+    decode, encode, denoise = shown.decode, shown.encode, adapter.model.denoise
+    monkeypatch.setattr(shown, "decode", lambda part: rows.append(len(part)) or decode(part))
+    monkeypatch.setattr(shown, "encode", lambda part: rows.append(len(part)) or encode(part))
+    monkeypatch.setattr(adapter_module, "TOKENS_PER_CALL", 2 * 64)
+    monkeypatch.setattr(autoencoder_module, "PIXELS_PER_CALL", 3 * 32 * 32)
+    again = [one.image for one in adapter.generate(requests, SAMPLING)]
+    assert rows == [3, 2]
+    torch.testing.assert_close(adapter.encode(images), latents, atol=1e-4, rtol=0)
+    assert rows == [3, 2, 3, 2]
+    steps: list[int] = []
+    monkeypatch.setattr(
+        adapter.model, "denoise", lambda block, *given: steps.append(len(given[1])) or denoise(block, *given)
+    )
+    adapter.latents(requests, dataclasses.replace(SAMPLING, guidance=1.0, points=2))
+    assert steps == [2, 2, 1]
+    for one, other in zip(images, again, strict=True):
+        assert np.abs(np.asarray(one, int) - np.asarray(other, int)).max() <= 1
 
 
 def test_a_prompt_longer_than_the_context_is_refused() -> None:

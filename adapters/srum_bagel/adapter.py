@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -39,12 +39,15 @@ from srum_plugins.contracts import (
 from srum_plugins.errors import CheckpointError, ContractError
 from srum_plugins.records import Box, Failure, Prompt, Region
 
+Item = TypeVar("Item")
 Key = TypeVar("Key", bound=Hashable)
 
 TEXT_DROPOUT = 0.1
 """Share of training examples whose text is dropped, as in BAGEL's training."""
 IMAGES_PER_CALL = 64
 """Images that understanding reads in one forward, if the adapter is not told otherwise."""
+TOKENS_PER_CALL = 2**15
+"""Latent tokens that are drawn in one forward, those of guidance not counted: eight images of 1024 x 1024."""
 
 
 def grouped(keys: Iterable[Key]) -> dict[Key, list[int]]:
@@ -53,6 +56,12 @@ def grouped(keys: Iterable[Key]) -> dict[Key, list[int]]:
     for index, key in enumerate(keys):
         places.setdefault(key, []).append(index)
     return places
+
+
+def chunks(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+    """So many items at a time."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
 
 
 class Dialect(ABC):
@@ -163,9 +172,8 @@ class BagelAdapter(ModelAdapter):
         """What the model writes before it draws: its greedy answer to the system prompt and the prompt. Candidates of
         one prompt share its plan."""
         texts = {request.prompt.text: self._texts(request, sampling) for request in requests}
-        asked, plans = list(texts), dict[str, str]()
-        for start in range(0, len(asked), self.images_per_call):
-            chunk = asked[start : start + self.images_per_call]
+        plans: dict[str, str] = {}
+        for chunk in chunks(list(texts), self.images_per_call):
             context = self.model.prefill([texts[text] for text in chunk], None)
             written = greedy(self.model, context, sampling.think_tokens)
             plans |= {text: self.dialect.decode(ids) for text, ids in zip(chunk, written, strict=True)}
@@ -181,22 +189,31 @@ class BagelAdapter(ModelAdapter):
         sizes = grouped((request.width or self.size[0], request.height or self.size[1]) for request in requests)
         for size, members in sizes.items():
             grid = self.token_grid(*size)
-            shape = (grid[0] * grid[1], self.config.latent_token_dim)
-            noise = torch.stack(
-                [torch.randn(shape, generator=torch.Generator().manual_seed(requests[i].seed)) for i in members]
-            )
-            prompts = [self._texts(requests[i], sampling) for i in members]
-            whole, away = prompts, [texts[:-1] for texts in prompts]  # guidance drops the prompt ...
-            if plans is not None:  # ... and all that follows from it; image guidance, images and the plan alone
-                whole = [[*texts, self._text(plans[i])] for texts, i in zip(prompts, members, strict=True)]
-            context, unconditional = (self.model.prefill(texts, None) for texts in (whole, away))
-            both = plans is not None and sampling.image_guidance > 1
-            text_only = self.model.prefill(prompts, None) if both else None
-            noise = noise.to(self.model.device)
-            tokens = sample(self.model, context, unconditional, noise, grid, sampling, text_only)
-            latents = unpatchify(tokens, self.config.latent_patch_size, *grid)
-            done |= dict(zip(members, latents, strict=True))
+            for part in chunks(members, max(1, TOKENS_PER_CALL // (grid[0] * grid[1]))):
+                own = None if plans is None else [plans[index] for index in part]
+                tokens = self._drawn([requests[index] for index in part], grid, sampling, own)
+                done |= dict(zip(part, unpatchify(tokens, self.config.latent_patch_size, *grid), strict=True))
         return [done[index] for index in range(len(requests))]
+
+    def _drawn(
+        self,
+        requests: Sequence[GenerationRequest],
+        grid: tuple[int, int],
+        sampling: Sampling,
+        plans: Sequence[str] | None,
+    ) -> Tensor:
+        """Latent tokens (B, N, p * p * C), float32, of images of one (h, w) token grid."""
+        shape = (grid[0] * grid[1], self.config.latent_token_dim)
+        noise = [torch.randn(shape, generator=torch.Generator().manual_seed(request.seed)) for request in requests]
+        prompts = [self._texts(request, sampling) for request in requests]
+        whole, away = prompts, [texts[:-1] for texts in prompts]  # guidance drops the prompt ...
+        if plans is not None:  # ... and all that follows from it; image guidance, images and the plan alone
+            whole = [[*texts, self._text(plan)] for texts, plan in zip(prompts, plans, strict=True)]
+        context, unconditional = (self.model.prefill(texts, None) for texts in (whole, away))
+        both = plans is not None and sampling.image_guidance > 1
+        text_only = self.model.prefill(prompts, None) if both else None
+        start = torch.stack(noise).to(self.model.device)
+        return sample(self.model, context, unconditional, start, grid, sampling, text_only)
 
     def _texts(self, request: GenerationRequest, sampling: Sampling) -> list[Piece]:
         """The text pieces of a request: the system prompt where the model is to think, and the prompt."""
@@ -230,14 +247,13 @@ class BagelAdapter(ModelAdapter):
         asked = [self._asked(question, limit) for question in questions]
         groups = list(grouped(id(question.image) for question in questions).values())
         done: dict[int, Answer] = {}
-        for start in range(0, len(groups), self.images_per_call):
-            chunk = groups[start : start + self.images_per_call]
+        for chunk in chunks(groups, self.images_per_call):
             vision = self._see([questions[members[0]].image for members in chunk])
             images = [[Piece(PieceKind.VISION, count=len(tokens))] for tokens in vision]
             read = self.model.prefill(images, torch.cat(vision))
             rows = [(index, row) for row, members in enumerate(chunk) for index in members]
-            for first in range(0, len(rows), self.images_per_call):
-                members, parents = zip(*rows[first : first + self.images_per_call], strict=True)
+            for part in chunks(rows, self.images_per_call):
+                members, parents = zip(*part, strict=True)
                 context = self.model.extend(read, [[asked[index]] for index in members], parents=parents)
                 answers = self._continued(context, [questions[index] for index in members], decoding, limit)
                 done |= dict(zip(members, answers, strict=True))
@@ -276,11 +292,11 @@ class BagelAdapter(ModelAdapter):
         """
         groups = list(grouped(id(question.image) for question in questions).values())
         done: dict[int, tuple[float, ...]] = {}
-        for start in range(0, len(groups), self.images_per_call):
-            done |= self._choices(questions, groups[start : start + self.images_per_call])
+        for chunk in chunks(groups, self.images_per_call):
+            done |= self._choices(questions, chunk)
         return [done[index] for index in range(len(questions))]
 
-    def _choices(self, questions: Sequence[Question], groups: list[list[int]]) -> dict[int, tuple[float, ...]]:
+    def _choices(self, questions: Sequence[Question], groups: Sequence[list[int]]) -> dict[int, tuple[float, ...]]:
         """Score every choice as the answer of a branch of its own: the sum over its tokens and the end token. A
         question whose choices are single tokens needs one branch only."""
         tokens = self.config.tokens

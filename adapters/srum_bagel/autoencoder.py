@@ -8,6 +8,10 @@ from torch import Tensor, nn
 from srum_bagel.config import AutoencoderConfig
 from srum_plugins.errors import CheckpointError
 
+PIXELS_PER_CALL = 2**20
+"""Pixels that the autoencoder handles together: one image of 1024 x 1024, for which it needs gigabytes, or many small
+ones."""
+
 
 class PixelAutoencoder(nn.Module):
     """The identity: latents are pixels in [-1, 1]."""
@@ -29,18 +33,26 @@ class KLAutoencoder(nn.Module):
         super().__init__()
         from diffusers import AutoencoderKL
 
-        self.scale, self.shift = config.scale, config.shift
+        self.scale, self.shift, self.downsample = config.scale, config.shift, config.downsample
         self.model = AutoencoderKL(latent_channels=config.z_channels, **config.arguments)
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Pixels (B, 3, H, W) in [-1, 1] to latents (B, z, H / downsample, W / downsample)."""
-        mode: Tensor = self.model.encode(pixels).latent_dist.mode()
-        return self.scale * (mode - self.shift)
+        modes = [self.model.encode(part).latent_dist.mode() for part in _parts(pixels, 1)]
+        return self.scale * (torch.cat(modes) - self.shift)
 
     def decode(self, latents: Tensor) -> Tensor:
         """The inverse of :meth:`encode`, up to what the autoencoder loses."""
-        pixels: Tensor = self.model.decode(latents / self.scale + self.shift).sample
-        return pixels
+        return torch.cat(
+            [self.model.decode(part / self.scale + self.shift).sample for part in _parts(latents, self.downsample)]
+        )
+
+
+def _parts(images: Tensor, downsample: int) -> tuple[Tensor, ...]:
+    """Images (B, C, H, W) of so many pixels a side of what they show, as many at a time as are handled together."""
+    count = PIXELS_PER_CALL // (images.shape[2] * images.shape[3] * downsample**2)
+    parts: tuple[Tensor, ...] = images.split(max(1, count))  # type: ignore[no-untyped-call]  # torch does not annotate it
+    return parts
 
 
 def build_autoencoder(config: AutoencoderConfig) -> PixelAutoencoder | KLAutoencoder:
