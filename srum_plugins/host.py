@@ -293,6 +293,8 @@ def _check_provider(record: object, kind: Kind, where: str) -> None:
     for role in ("factory", "needs", "identity", "trained_dtype"):
         if not callable(getattr(record, role)):
             raise ContractError(f"{where}: {role} must be callable, got {getattr(record, role)!r}")
+    if record.weightless is not None and not callable(record.weightless):
+        raise ContractError(f"{where}: weightless must be callable or None, got {record.weightless!r}")
     for role in ("options", "sampling", "training"):
         try:
             options_schema(getattr(record, role))
@@ -303,11 +305,13 @@ def _check_provider(record: object, kind: Kind, where: str) -> None:
         isinstance(one, Capability) for one in record.capabilities
     ):
         raise ContractError(f"{where}: capabilities must be a frozenset of Capability, got {record.capabilities!r}")
-    own = record.capabilities or record.presets or {record.sampling, record.training} != {NoOptions}
+    own = (
+        record.capabilities or record.presets or record.weightless or {record.sampling, record.training} != {NoOptions}
+    )
     if kind is not Kind.ADAPTER and own:
         raise ContractError(
-            f"{where}: only adapters have capabilities, sampling, presets and training; others say what they need by "
-            "needs"
+            f"{where}: only adapters have capabilities, sampling, presets, training and weightless; others say what "
+            "they need by needs"
         )
     if not isinstance(record.modules, tuple) or not all(isinstance(one, str) and one for one in record.modules):
         raise ContractError(f"{where}: modules must be a tuple of import names, got {record.modules!r}")

@@ -44,7 +44,8 @@ class Provider:
     be ready; if one is not, ``extra`` is the pip line that users are shown. ``identity`` is whatever else decides the
     provider's results, such as a hash of the weights or the file that its options name; it becomes part of the
     fingerprints of stages. ``trained_dtype`` gives, from options and training settings, the dtype of an adapter's
-    trainable weights, which decides what optimizer can move them.
+    trainable weights, which decides what optimizer can move them. ``weightless`` makes an adapter without memory from
+    its options, as a :class:`srum_plugins.contracts.Weightless`, for ``srum doctor --memory``; None if it cannot be.
     """
 
     name: str
@@ -60,3 +61,4 @@ class Provider:
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     training: type = NoOptions
     trained_dtype: Callable[[Any, Any], str] = lambda options, training: "float32"
+    weightless: Callable[[Any], Any] | None = None

@@ -30,6 +30,7 @@ def srum_model_adapters() -> list[Provider]:
             modules=("accelerate", "huggingface_hub"),
             extra="pip install 'srum-plugins[bagel]'",
             identity=_identity,
+            weightless=_weightless,
         )
     ]
 
@@ -38,6 +39,12 @@ def _adapter(options: AdapterOptions, device: str) -> Any:
     from srum_bagel.released import build
 
     return build(options, device)
+
+
+def _weightless(options: AdapterOptions) -> Any:
+    from srum_bagel.released import without_weights
+
+    return without_weights(options)
 
 
 def _identity(options: AdapterOptions) -> str:

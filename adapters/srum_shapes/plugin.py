@@ -24,6 +24,7 @@ def srum_model_adapters() -> list[Provider]:
             training=TrainingOptions,
             capabilities=frozenset(set(Capability) - {Capability.THINK}),
             identity=_weights,
+            weightless=_weightless,
         )
     ]
 
@@ -59,6 +60,12 @@ def _adapter(options: AdapterOptions, device: str) -> Any:
     from srum_shapes.adapter import build
 
     return build(options, device)
+
+
+def _weightless(options: AdapterOptions) -> Any:
+    from srum_shapes.adapter import without_weights
+
+    return without_weights(options)
 
 
 def _weights(options: AdapterOptions) -> str:

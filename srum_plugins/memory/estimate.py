@@ -1,0 +1,104 @@
+"""The estimate: each kind of work of a run is done once, by the code that the run will use, on tensors without memory.
+
+Nothing is loaded and no value is computed; what is counted are the bytes of the tensors that the work makes and holds.
+Where the code reads a value from the device its work ends: an answer is followed to its first word.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+
+from PIL import Image
+from torch import Tensor
+
+from srum_plugins.contracts import Capability, GenerationRequest, ModelAdapter, Question, Weightless
+from srum_plugins.memory.tracker import Tracker, ValueNeededError, fused_attention
+from srum_plugins.memory.training import network_bytes, rehearse
+from srum_plugins.memory.workload import STAGES, Asking, Drawing, Estimate, Size, Work, Workload
+from srum_plugins.records import Prompt
+from srum_plugins.stages.train import ENCODE_BATCH
+
+WORDS = 64
+"""Words of every prompt and question, one token each."""
+QUESTIONS = 8
+"""Questions about an image, or phrases that are looked for in it."""
+TEXT = " ".join(["word"] * WORDS)
+
+
+def estimate(make: Callable[[], Weightless], workload: Workload) -> Estimate:
+    """Rehearse a run's work.
+
+    ``make`` gives the adapter on torch's ``meta`` device, see :class:`srum_plugins.contracts.Weightless`.
+
+    Raises:
+        ValueNeededError: training reads a value from the device, and what would follow cannot be known.
+        NotImplementedError: something is done whose result has a shape that depends on values.
+    """
+    host = ("cpu",) if workload.device == "cpu" else ()
+    with Tracker("meta", *host) as tracker, fused_attention():
+        given = make()
+        model, learning = given.model, workload.learning
+        held = network_bytes(model)
+        works = [Work(stage, name, *_peak(tracker, work)) for stage, name, work in _without_gradient(given, workload)]
+        per_example = None
+        if learning is not None:
+            size = learning.size or given.size
+            work, latents = _encoded(model, size, tracker)
+            training = rehearse(model, learning, size, latents, Prompt("p", TEXT), workload.device, tracker)
+            works += [work, *training.works]
+            held, per_example = training.held, training.per_example
+    works.sort(key=lambda work: STAGES.index(work.stage))
+    return Estimate({name: size for name, size in held.items() if size}, tuple(works), per_example)
+
+
+def _without_gradient(given: Weightless, workload: Workload) -> Iterator[tuple[str, str, Callable[[], object]]]:
+    """Everything but the training: its stage, what is done, and the call that does it."""
+    model = given.model
+    for stage, drawing in workload.drawing.items():
+        yield stage, f"draw {_shown(drawing.images, drawing.size or given.size)}", _draw(model, drawing)
+    for stage, asking in workload.asking.items():
+        size = asking.size or given.size
+        for need, work in _ask(model, asking, size).items():
+            if need in asking.needs:
+                yield stage, f"{need.value}, {_shown(asking.images, size)}", work
+
+
+def _draw(model: ModelAdapter, drawing: Drawing) -> Callable[[], object]:
+    width, height = drawing.size or (None, None)
+    requests = [GenerationRequest(Prompt(str(seed), TEXT), seed, width, height) for seed in range(drawing.images)]
+    return lambda: model.generate(requests, drawing.sampling)
+
+
+def _ask(model: ModelAdapter, asking: Asking, size: Size) -> dict[Capability, Callable[[], object]]:
+    """How each kind of question is asked about all images."""
+    images = [Image.new("RGB", size) for _ in range(asking.images)]
+    asked = [Question(image, TEXT) for image in images for _ in range(QUESTIONS)]
+    chosen = [Question(image, TEXT, ("yes", "no")) for image in images for _ in range(QUESTIONS)]
+    return {
+        Capability.ANSWER: lambda: model.answer(asked),
+        Capability.CHOICE: lambda: model.choice_logprobs(chosen),
+        Capability.LOCATE: lambda: model.locate(images, [[TEXT] * QUESTIONS] * len(images)),
+    }
+
+
+def _encoded(model: ModelAdapter, size: Size, tracker: Tracker) -> tuple[Work, Tensor]:
+    """The encoding of a full batch of images as a work, and the latents of one image."""
+    images = [Image.new("RGB", size)] * ENCODE_BATCH
+    held, activations = _peak(tracker, lambda: model.encode(images))
+    return Work("train", f"encode {_shown(ENCODE_BATCH, size)}", held, activations), model.encode(images[:1])
+
+
+def _peak(tracker: Tracker, work: Callable[[], object]) -> tuple[int, int]:
+    """Bytes held before a work, and beside them at its peak."""
+    gc.collect()
+    tracker.restart()
+    held = tracker.live
+    with suppress(ValueNeededError):
+        work()
+    return held, tracker.peak - held
+
+
+def _shown(images: int, size: Size) -> str:
+    return f"{images} image{'s' if images > 1 else ''} of {size[0]}x{size[1]}"
