@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # the command line answers without them
     from rich.table import Table
 
-    from srum_plugins.memory.workload import Estimate
+    from srum_plugins.memory.workload import Estimate, Workload
 
 GIB = 2**30
 NOT_COUNTED = (
@@ -23,10 +23,6 @@ NOT_COUNTED = (
     "gaps between blocks in the allocator's cache",
     "words of an answer after the first",
     "models of grounders, judges and benchmarks beside the adapter's",
-)
-ASSUMED = (
-    "full chunks and batches; prompts and questions of 64 tokens; 8 questions about an image or phrases in it; plans as "
-    "long as they may be; attention in one kernel that holds no matrix of scores"
 )
 
 
@@ -66,18 +62,19 @@ def _doctor(args: argparse.Namespace) -> None:
         from srum_plugins.memory.tracker import ValueNeededError
         from srum_plugins.memory.workload import workload
 
+        asked = workload(config)
         try:
-            found = estimate(lambda: weightless(choice.options), workload(config))
+            found = estimate(lambda: weightless(choice.options), asked)
         except (ValueNeededError, NotImplementedError) as error:
             raise ContractError(f"the memory of {who} cannot be told: its work depends on values: {error}") from error
-    show(found, config.run.device, as_json=args.json)
+    show(found, asked, config.run.device, as_json=args.json)
 
 
-def show(found: Estimate, device: str, *, as_json: bool) -> None:
+def show(found: Estimate, asked: Workload, device: str, *, as_json: bool) -> None:
     """Print an estimate as tables in GiB, or as JSON in bytes, with what ``device`` has if it is a CUDA device here."""
     there = _memory(device)
     if as_json:
-        print(json.dumps({**_plain(found), "device": device, "device_bytes": there}, indent=2))
+        print(json.dumps({**_plain(found, asked), "device": device, "device_bytes": there}, indent=2))
         return
     from rich.console import Console
 
@@ -88,21 +85,30 @@ def show(found: Estimate, device: str, *, as_json: bool) -> None:
     lines = [f"\nThe peak of the run is {_gib(found.peak)} GiB; {device} " + _has(there)]
     if found.per_example is not None:
         lines.append(f"One more example in a training batch adds {_gib(found.per_example)} GiB.")
-    lines.append(f"Assumed: {ASSUMED}.")
+    lines.append(f"Assumed: {'; '.join(_assumed(asked))}.")
     lines.append(f"Not counted: {'; '.join(NOT_COUNTED)}.")
     for line in lines:
         console.print(line, markup=False, soft_wrap=True)
 
 
-def _plain(found: Estimate) -> dict[str, Any]:
+def _plain(found: Estimate, asked: Workload) -> dict[str, Any]:
     return {
         "held": dict(found.held),
         "works": [{**dataclasses.asdict(work), "peak": work.peak} for work in found.works],
         "per_example": found.per_example,
         "peak": found.peak,
-        "assumed": ASSUMED,
+        "assumed": _assumed(asked),
         "not_counted": list(NOT_COUNTED),
     }
+
+
+def _assumed(asked: Workload) -> list[str]:
+    return [
+        "full chunks and batches",
+        f"prompts and questions of {asked.words} tokens, {asked.questions} of them about an image",
+        "plans as long as they may be",
+        "attention in one kernel that holds no matrix of scores",
+    ]
 
 
 def _table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, tuple[int, ...]]]) -> Table:

@@ -16,15 +16,9 @@ from torch import Tensor
 from srum_plugins.contracts import Capability, GenerationRequest, ModelAdapter, Question, Weightless
 from srum_plugins.memory.tracker import Tracker, ValueNeededError, fused_attention
 from srum_plugins.memory.training import network_bytes, rehearse
-from srum_plugins.memory.workload import STAGES, Asking, Drawing, Estimate, Size, Work, Workload
+from srum_plugins.memory.workload import STAGES, Drawing, Estimate, Size, Work, Workload
 from srum_plugins.records import Prompt
 from srum_plugins.stages.train import ENCODE_BATCH
-
-WORDS = 64
-"""Words of every prompt and question, one token each."""
-QUESTIONS = 8
-"""Questions about an image, or phrases that are looked for in it."""
-TEXT = " ".join(["word"] * WORDS)
 
 
 def estimate(make: Callable[[], Weightless], workload: Workload) -> Estimate:
@@ -46,7 +40,9 @@ def estimate(make: Callable[[], Weightless], workload: Workload) -> Estimate:
         if learning is not None:
             size = learning.size or given.size
             work, latents = _encoded(model, size, tracker)
-            training = rehearse(model, learning, size, latents, Prompt("p", TEXT), workload.device, tracker)
+            training = rehearse(
+                model, learning, size, latents, Prompt("prompt", _text(workload.words)), workload.device, tracker
+            )
             works += [work, *training.works]
             held, per_example = training.held, training.per_example
     works.sort(key=lambda work: STAGES.index(work.stage))
@@ -55,31 +51,33 @@ def estimate(make: Callable[[], Weightless], workload: Workload) -> Estimate:
 
 def _without_gradient(given: Weightless, workload: Workload) -> Iterator[tuple[str, str, Callable[[], object]]]:
     """Everything but the training: its stage, what is done, and the call that does it."""
-    model = given.model
+    model, text = given.model, _text(workload.words)
     for stage, drawing in workload.drawing.items():
-        yield stage, f"draw {_shown(drawing.images, drawing.size or given.size)}", _draw(model, drawing)
+        yield stage, f"draw {_shown(drawing.images, drawing.size or given.size)}", _draw(model, drawing, text)
     for stage, asking in workload.asking.items():
         size = asking.size or given.size
-        for need, work in _ask(model, asking, size).items():
+        for need, work in _ask(model, asking.images, size, text, workload.questions).items():
             if need in asking.needs:
                 yield stage, f"{need.value}, {_shown(asking.images, size)}", work
 
 
-def _draw(model: ModelAdapter, drawing: Drawing) -> Callable[[], object]:
+def _draw(model: ModelAdapter, drawing: Drawing, text: str) -> Callable[[], object]:
     width, height = drawing.size or (None, None)
-    requests = [GenerationRequest(Prompt(str(seed), TEXT), seed, width, height) for seed in range(drawing.images)]
+    requests = [GenerationRequest(Prompt(str(seed), text), seed, width, height) for seed in range(drawing.images)]
     return lambda: model.generate(requests, drawing.sampling)
 
 
-def _ask(model: ModelAdapter, asking: Asking, size: Size) -> dict[Capability, Callable[[], object]]:
-    """How each kind of question is asked about all images."""
-    images = [Image.new("RGB", size) for _ in range(asking.images)]
-    asked = [Question(image, TEXT) for image in images for _ in range(QUESTIONS)]
-    chosen = [Question(image, TEXT, ("yes", "no")) for image in images for _ in range(QUESTIONS)]
+def _ask(
+    model: ModelAdapter, count: int, size: Size, text: str, questions: int
+) -> dict[Capability, Callable[[], object]]:
+    """How each kind of question is asked about so many images."""
+    images = [Image.new("RGB", size) for _ in range(count)]
+    asked = [Question(image, text) for image in images for _ in range(questions)]
+    chosen = [Question(image, text, ("yes", "no")) for image in images for _ in range(questions)]
     return {
         Capability.ANSWER: lambda: model.answer(asked),
         Capability.CHOICE: lambda: model.choice_logprobs(chosen),
-        Capability.LOCATE: lambda: model.locate(images, [[TEXT] * QUESTIONS] * len(images)),
+        Capability.LOCATE: lambda: model.locate(images, [[text] * questions] * count),
     }
 
 
@@ -98,6 +96,10 @@ def _peak(tracker: Tracker, work: Callable[[], object]) -> tuple[int, int]:
     with suppress(ValueNeededError):
         work()
     return held, tracker.peak - held
+
+
+def _text(words: int) -> str:
+    return " ".join(["word"] * words)
 
 
 def _shown(images: int, size: Size) -> str:

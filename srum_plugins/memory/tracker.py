@@ -19,7 +19,7 @@ class ValueNeededError(Exception):
     """A value was asked of a tensor that has a shape, but no memory."""
 
 
-class Tracker(TorchDispatchMode):
+class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch does not annotate it
     """While active, counts the bytes of all storages that operations make on devices of these types.
 
     ``live`` are the bytes held now, ``peak`` the most that were held at once since the last :meth:`restart`. What a
@@ -28,7 +28,7 @@ class Tracker(TorchDispatchMode):
     """
 
     def __init__(self, *devices: str) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._devices = devices
         self._known: set[int] = set()
         self.live = 0
@@ -84,10 +84,10 @@ def fused_attention() -> Iterator[None]:
     Without it torch takes the way that holds the scores of all pairs, because it has no kernel for such tensors. A CPU
     and current GPUs have one; the CPU's stands for all.
     """
-    library = torch.library.Library("aten", "IMPL")
+    library = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
     # Of autograd, because there the operation is still whole; in a function mode it would not be seen when a backward
     # pass computes a layer again.
-    library.impl("scaled_dot_product_attention", _fused, "AutogradMeta")
+    library.impl("scaled_dot_product_attention", _fused, "AutogradMeta")  # type: ignore[no-untyped-call]
     try:
         yield
     finally:

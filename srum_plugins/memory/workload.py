@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from srum_plugins.config import RunConfig, TrainSection
-from srum_plugins.contracts import Capability, Objective
+from srum_plugins.contracts import Capability, Objective, PromptSet
 from srum_plugins.providers import Kind
+from srum_plugins.records import Prompt
 
 Size = tuple[int, int]
 """Width and height of images in pixels."""
@@ -51,9 +53,12 @@ class Learning:
 @dataclass(frozen=True)
 class Workload:
     """What a run asks of its model, by stage. ``device`` is a type such as ``cuda``; on ``cpu`` the tensors that are
-    prepared on the host count too."""
+    prepared on the host count too. Prompts and questions have ``words`` words each; ``questions`` are asked about each
+    image."""
 
     device: str
+    words: int
+    questions: int
     drawing: Mapping[str, Drawing] = field(default_factory=dict)
     asking: Mapping[str, Asking] = field(default_factory=dict)
     learning: Learning | None = None
@@ -77,8 +82,8 @@ class Work:
 
 @dataclass(frozen=True)
 class Estimate:
-    """``held``: what there is in training, by name, in bytes; without training, what the model is. ``works``: the peaks,
-    in the order of the stages. ``per_example``: bytes that one more example in a batch adds to the peak of a training
+    """``held``: what there is in training, by name, in bytes; without training, the networks. ``works``: the peaks, in
+    the order of the stages. ``per_example``: bytes that one more example in a batch adds to the peak of a training
     step; None without training."""
 
     held: Mapping[str, int]
@@ -92,8 +97,9 @@ class Estimate:
 
 
 def workload(config: RunConfig) -> Workload:
-    """What a run of this config asks of its model. Chunks and batches are taken to be full. Makes the objective, and
-    nothing else."""
+    """What a run of this config asks of its model. Chunks and batches are taken to be full, texts as long as the
+    longest of the prompts, their checks and phrases, and questions as many as these are on average. Makes the prompt
+    set and the objective, and nothing else."""
     adapter = config.providers[Kind.ADAPTER].registered.provider
     generate, evaluate = config.generate, config.evaluate
     size, measured = _size(generate.width, generate.height), _size(evaluate.width, evaluate.height)
@@ -112,11 +118,28 @@ def workload(config: RunConfig) -> Workload:
     }
     learning = None
     if Capability.TRAIN in adapter.capabilities:
-        choice = config.providers[Kind.OBJECTIVE]
-        objective: Objective = choice.registered.provider.factory(choice.options)
+        objective: Objective = _made(config, Kind.OBJECTIVE)
         learning = Learning(config.train, config.training, objective, size)
-    device = config.run.device.partition(":")[0]
-    return Workload(device, drawing if Capability.GENERATE in adapter.capabilities else {}, asking, learning)
+    prompts: PromptSet = _made(config, Kind.PROMPTS)
+    texts = prompts.prompts()
+    return Workload(
+        device=config.run.device.partition(":")[0],
+        words=max(len(text.split()) for prompt in texts for text in (prompt.text, *_asked(prompt))),
+        questions=math.ceil(sum(len(_asked(prompt)) for prompt in texts) / len(texts)),
+        drawing=drawing if Capability.GENERATE in adapter.capabilities else {},
+        asking=asking,
+        learning=learning,
+    )
+
+
+def _asked(prompt: Prompt) -> list[str]:
+    """What may be asked about an image of a prompt: its checks, and where its phrases are or whether they are there."""
+    return [check.question for check in prompt.checks] + list(prompt.phrases) or [prompt.text]
+
+
+def _made(config: RunConfig, kind: Kind) -> Any:
+    choice = config.providers[kind]
+    return choice.registered.provider.factory(choice.options)
 
 
 def _needs(config: RunConfig, kind: Kind) -> frozenset[Capability]:
