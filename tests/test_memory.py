@@ -3,6 +3,8 @@
 import gc
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -270,6 +272,46 @@ def test_an_adapter_that_cannot_tell_is_named(tmp_path: Path) -> None:
     assert (process.returncode, process.stdout) == (2, "")
     assert "its provider has no `weightless`" in process.stderr
     assert "Traceback" not in process.stderr
+
+
+STEPS = """
+import json, sys
+from dataclasses import replace
+from pathlib import Path
+from resource import RUSAGE_SELF, getrusage
+import torch
+sys.path.insert(0, sys.argv[1])
+from test_memory import MIDDLE, guess, load_benchmark, real_step
+from srum_bagel.options import Training
+from srum_plugins.config import TrainSection
+from srum_plugins.memory.workload import Learning
+from srum_plugins.rewards.objectives import Weighted, WeightedOptions
+
+bagel = load_benchmark("bagel")
+learning = Learning(TrainSection(batch=3), Training(checkpointing=False), Weighted(WeightedOptions()), None)
+real_step(bagel, torch.float32, learning)  # so that libraries are there
+bagel.SIZES["small"] = (replace(bagel.SMALL, llm=replace(bagel.SMALL.llm, **MIDDLE)), 256)
+estimated = guess(bagel, torch.float32, learning=learning).peak
+start = int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+real_step(bagel, torch.float32, learning)
+print(json.dumps([estimated, getrusage(RUSAGE_SELF).ru_maxrss * 1024 - start]))
+"""
+MIDDLE = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 6, "num_attention_heads": 16}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the resident memory as Linux tells it")
+def test_a_process_grows_by_what_was_estimated() -> None:
+    given_back = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    done = subprocess.run(
+        [sys.executable, "-c", STEPS, str(ROOT / "tests")],
+        env={**os.environ, **given_back},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    estimated, grown = json.loads(done.stdout)
+    assert estimated == pytest.approx(grown, rel=0.1)
 
 
 @pytest.mark.slow
