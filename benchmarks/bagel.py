@@ -159,12 +159,13 @@ def training(
     objective = Weighted(WeightedOptions())
     latents = adapter.encode(images)
     grid = adapter.token_grid(*images[0].size)
-    weights = torch.ones(len(images), *grid, device=latents.device)
-    batch = TrainBatch(tuple(Prompt(str(i), "a prompt") for i in range(len(images))), (latents,), (weights,))
+    weights = torch.ones(len(images) * grid[0] * grid[1], device=latents.device)
+    prompts = tuple(Prompt(str(number), "a prompt") for number in range(len(images)))
+    batch = TrainBatch(prompts, (list(latents),), (weights,), (grid,) * len(images))
 
     def gradients() -> None:
         optimizer.zero_grad(set_to_none=True)
-        loss, _ = objective.loss(adapter, batch, adapter.draw(latents, torch.Generator().manual_seed(0)))
+        loss, _ = objective.loss(adapter, batch, adapter.draw(list(latents), torch.Generator().manual_seed(0)))
         loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
 
     def step() -> None:
@@ -219,7 +220,7 @@ def main() -> None:
     }
     step, gradients = training(adapter, blank, eight_bit=dtype == torch.bfloat16)
     found["train"] = measured(step, device, reached, counted=gradients)
-    written = sum(len(answer.split()) for answer in adapter.answer(questions))
+    written = sum(len(answer.text.split()) for answer in adapter.answer(questions))
     drawn = options.images * tokens
     for name, count in (("generate", drawn * (options.points - 1)), ("answer", written), ("train", drawn)):
         figures = found[name]

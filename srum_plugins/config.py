@@ -116,8 +116,9 @@ class Choice:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """A whole, validated configuration. ``sampling`` holds the adapter's generation settings by stage, ``training`` its
-    training settings."""
+    """A whole, validated configuration. ``providers`` has no attention if the adapter takes none. ``sampling`` holds
+    the adapter's generation settings by stage, ``training`` its training settings.
+    """
 
     run: RunSection
     providers: Mapping[Kind, Choice]
@@ -138,7 +139,7 @@ class RunConfig:
     def resolved(self) -> dict[str, Any]:
         """The configuration with every default filled in, as plain containers; loading it again gives the same."""
         data: dict[str, Any] = {"run": _plain(self.run)}
-        data.update({kind.value: self.providers[kind].plain() for kind in Kind})
+        data.update({kind.value: choice.plain() for kind, choice in self.providers.items()})
         for name in SECTIONS:
             if name != "run":
                 data[name] = _plain(getattr(self, name))
@@ -186,8 +187,15 @@ def load(path: Path | None, overrides: Sequence[str], host: PluginHost) -> RunCo
     _check_keys(data)
     _override(data, overrides)
     data = _resolve(data)
-    providers = {kind: _choice(kind, data.pop(slot, None), host) for slot, kind in SLOTS.items()}
+    attention = data.pop(Kind.ATTENTION, None)
+    providers: dict[Kind, Choice] = {
+        kind: _choice(kind, data.pop(kind, None), host) for kind in Kind if kind is not Kind.ATTENTION
+    }
     adapter = providers[Kind.ADAPTER].registered.provider
+    if adapter.heads is not None:
+        providers[Kind.ATTENTION] = _choice(Kind.ATTENTION, attention or "auto", host)
+    elif attention is not None:
+        raise ConfigError(f"attention: the adapter {adapter.name!r} brings its own and takes none; leave it out")
     sampling: dict[str, Any] = {}
     for name in SAMPLED:
         where, chosen = _taken(data, name, "sampling")

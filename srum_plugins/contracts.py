@@ -7,6 +7,7 @@ it overrides; the contract gate (:mod:`srum_plugins.gate`) compares the whole co
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -62,37 +63,90 @@ class Generated:
 class Question:
     """A question about an image, optionally about one box of it (pixels of that image).
 
-    ``choices`` are the admissible answers for :meth:`ModelAdapter.choice_logprobs`; empty for open answers.
+    ``choices`` are the admissible answers for :meth:`ModelAdapter.choice_logprobs`; empty for open answers. ``seed`` is
+    that of a sampled answer; greedy ones and choices do without.
     """
 
     image: Image.Image
     text: str
     choices: tuple[str, ...] = ()
     box: Box | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How open answers are written.
+
+    ``temperature`` 0 takes the likeliest token every time, whatever ``top_p`` is. Above 0 tokens are drawn, from
+    logits divided by it, among the likeliest ones that together have a probability of at least ``top_p``, in (0, 1].
+    ``max_tokens`` is the budget of an answer in tokens, its end not counted; None is the adapter's own limit.
+    ``stop`` are texts that end an answer and are left out of it; they count as tokens of the budget.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not (self.temperature >= 0.0 and math.isfinite(self.temperature)):
+            raise ValueError(f"temperature must be 0 (greedy) or more, and finite, got {self.temperature}")
+        if not 0.0 < self.top_p <= 1.0:
+            raise ValueError(f"top_p must lie in (0, 1], got {self.top_p}")
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise ValueError(
+                f"max_tokens must be at least 1, or None for the adapter's own limit, got {self.max_tokens}"
+            )
+        if not isinstance(self.stop, tuple) or not all(self.stop):
+            raise ValueError(f"stop must be a tuple of texts, none of them empty, got {self.stop!r}")
+
+    def cut(self, text: str) -> str:
+        """The text before the stop text that is complete first, and the longest of those that are complete there. A
+        text without any is given back as it is."""
+        found = [(text.index(stop) + len(stop), -len(stop)) for stop in self.stop if stop in text]
+        if not found:
+            return text
+        end, length = min(found)
+        return text[: end + length]
+
+
+GREEDY = Decoding()
+"""The likeliest token every time, up to the adapter's own limit."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An open answer without special tokens. ``truncated`` says that the budget ended it: the model would have gone on,
+    and what it wrote may stop in the middle."""
+
+    text: str
+    truncated: bool = False
 
 
 @dataclass(frozen=True)
 class Draws:
     """The random part of one training forward, shared by all terms that must see the same noise.
 
-    ``timestep`` (B,) in [0, 1], 1 is pure noise; ``noise`` has the shape of the latents; ``drop`` (B,) bool
-    says which conditions are dropped for guidance. Adapters without a timestep ignore what they do not need.
+    ``timestep`` (B,) in [0, 1], 1 is pure noise; ``noise`` has the shapes of the latents, one tensor an image; ``drop``
+    (B,) bool says which conditions are dropped for guidance. Adapters without a timestep ignore what they do not need.
     """
 
     timestep: Tensor
-    noise: Tensor
+    noise: Sequence[Tensor]
     drop: Tensor
 
 
 class Prediction(Protocol):
     """What a model predicted for a batch, with the two losses that objectives are made of. Both are float32 and
-    keep the gradient of the prediction. (h, w) is the latent token grid, row-major from the top left."""
+    keep the gradient of the prediction. Their T numbers are those of the latent tokens of all images, one image after
+    the other, each row-major from the top left: images may have different token grids."""
 
-    def token_losses(self, latents: Tensor) -> Tensor:
-        """Per-token loss (B, h, w) against these clean latents: for flow models mean_c (v - (noise - x0))^2."""
+    def token_losses(self, latents: Sequence[Tensor]) -> Tensor:
+        """Per-token loss (T,) against these clean latents: for flow models mean_c (v - (noise - x0))^2."""
 
     def token_distance(self, other: Prediction) -> Tensor:
-        """Per-token distance (B, h, w) to another prediction: for flow models mean_c (v - v')^2."""
+        """Per-token distance (T,) to another prediction: for flow models mean_c (v - v')^2."""
 
 
 class ModelAdapter(ABC):  # noqa: B024 - which methods a subclass needs follows from its capabilities
@@ -108,8 +162,9 @@ class ModelAdapter(ABC):  # noqa: B024 - which methods a subclass needs follows 
         raise self._cannot("generate images")
 
     # --- understanding --------------------------------------------------------------------------------------
-    def answer(self, questions: Sequence[Question]) -> list[str]:
-        """A greedy open answer per question, without special tokens."""
+    def answer(self, questions: Sequence[Question], decoding: Decoding = GREEDY) -> list[Answer]:
+        """An open answer per question, in order. The same question with the same seed has the same answer, whatever it
+        is batched with, up to the rounding of logits."""
         raise self._cannot("answer questions")
 
     def choice_logprobs(self, questions: Sequence[Question]) -> list[tuple[float, ...]]:
@@ -118,7 +173,7 @@ class ModelAdapter(ABC):  # noqa: B024 - which methods a subclass needs follows 
 
     def locate(self, images: Sequence[Image.Image], phrases: Sequence[Sequence[str]]) -> list[list[Region | Failure]]:
         """The regions that the model itself finds for the phrases of each image: none for an absent phrase, a Failure
-        for an answer that holds no readable box."""
+        for an answer that holds no readable box, or that was cut off."""
         raise self._cannot("locate phrases")
 
     # --- training -------------------------------------------------------------------------------------------
@@ -130,13 +185,15 @@ class ModelAdapter(ABC):  # noqa: B024 - which methods a subclass needs follows 
         """Clean latents (B, C, H, W), float32, of equally sized images, on the adapter's device."""
         raise self._cannot("train")
 
-    def draw(self, latents: Tensor, generator: torch.Generator) -> Draws:
-        """Timesteps, noise and condition dropout for these latents, from a CPU generator."""
+    def draw(self, latents: Sequence[Tensor], generator: torch.Generator) -> Draws:
+        """Timesteps, noise and condition dropout for the latents (C, H, W) of each image, from a CPU generator."""
         raise self._cannot("train")
 
-    def predict(self, prompts: Sequence[Prompt], latents: Tensor, draws: Draws, *, base: bool = False) -> Prediction:
-        """Predict for latents noised by ``draws``. ``base=True`` uses the weights that :meth:`start_training` found,
-        without gradient; it is asked only after ``start_training(..., base=True)``."""
+    def predict(
+        self, prompts: Sequence[Prompt], latents: Sequence[Tensor], draws: Draws, *, base: bool = False
+    ) -> Prediction:
+        """Predict for the latents (C, H, W) of each image, noised by ``draws``. ``base=True`` uses the weights that
+        :meth:`start_training` found, without gradient; it is asked only after ``start_training(..., base=True)``."""
         raise self._cannot("train")
 
     def start_training(self, training: Any, *, base: bool) -> dict[str, torch.nn.Parameter]:
@@ -247,12 +304,20 @@ class Example:
 
 @dataclass(frozen=True)
 class TrainBatch:
-    """A batch of examples on the device. ``latents[r]`` (B, C, H, W) and ``weights[r]`` (B, h, w) are those of
-    role ``r``; weights are the reward maps on the token grid, float32."""
+    """A batch of examples on the device. ``latents[r]`` are those of role ``r``, one tensor (C, H, W) an example, and
+    ``weights[r]`` (T,) its reward maps on the token grids, float32, in the order of a prediction's tokens. ``grids``
+    are the (h, w) of each example, the same for all its roles."""
 
     prompts: tuple[Prompt, ...]
-    latents: tuple[Tensor, ...]
+    latents: tuple[Sequence[Tensor], ...]
     weights: tuple[Tensor, ...]
+    grids: tuple[tuple[int, int], ...]
+
+    def by_image(self, tokens: Tensor) -> tuple[Tensor, ...]:
+        """Numbers (T,) of tokens as one tensor (h * w,) an example."""
+        counts = [height * width for height, width in self.grids]
+        parts: tuple[Tensor, ...] = tokens.split(counts)  # type: ignore[no-untyped-call]  # torch does not annotate it
+        return parts
 
 
 class Objective(ABC):

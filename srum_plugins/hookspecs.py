@@ -71,6 +71,11 @@ class Providers:
         """Independent measures of generated images (:class:`srum_plugins.contracts.Benchmark`)."""
         raise AssertionError("a specification is never called")
 
+    @hookspec
+    def srum_attentions(self) -> Iterable[Provider]:
+        """Attention kernels (:class:`srum_plugins.attention.contract.Attention`)."""
+        raise AssertionError("a specification is never called")
+
 
 class Events:
     """Event hooks. An exception in a listener stops the run: a listener that may fail guards itself."""
@@ -102,6 +107,11 @@ class Events:
     @hookspec
     def srum_stage_failed(self, run: RunInfo, stage: str, error: BaseException) -> None:
         """A stage stopped by an exception."""
+
+    @hookspec
+    def srum_attention_chosen(self, run: RunInfo, attention: str, refused: Mapping[str, str]) -> None:
+        """The model is about to be loaded with this attention kernel. ``refused`` says of each that was tried before it
+        why it cannot be used here."""
 
     @hookspec
     def srum_train_step_started(self, run: RunInfo, step: int) -> None:

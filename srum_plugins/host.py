@@ -42,6 +42,7 @@ KIND_OF_HOOK = {
     "srum_objectives": Kind.OBJECTIVE,
     "srum_prompt_sets": Kind.PROMPTS,
     "srum_benchmarks": Kind.BENCHMARK,
+    "srum_attentions": Kind.ATTENTION,
 }
 PROVIDER_NAME = re.compile(r"[a-z][a-z0-9._-]*")
 
@@ -305,13 +306,19 @@ def _check_provider(record: object, kind: Kind, where: str) -> None:
         isinstance(one, Capability) for one in record.capabilities
     ):
         raise ContractError(f"{where}: capabilities must be a frozenset of Capability, got {record.capabilities!r}")
+    if record.heads is not None and not callable(record.heads):
+        raise ContractError(f"{where}: heads must be callable, got {record.heads!r}")
     own = (
-        record.capabilities or record.presets or record.weightless or {record.sampling, record.training} != {NoOptions}
+        record.capabilities
+        or record.presets
+        or record.heads
+        or record.weightless
+        or {record.sampling, record.training} != {NoOptions}
     )
     if kind is not Kind.ADAPTER and own:
         raise ContractError(
-            f"{where}: only adapters have capabilities, sampling, presets, training and weightless; others say what "
-            "they need by needs"
+            f"{where}: only adapters have capabilities, sampling, presets, training, heads and weightless; others say "
+            "what they need by needs"
         )
     if not isinstance(record.modules, tuple) or not all(isinstance(one, str) and one for one in record.modules):
         raise ContractError(f"{where}: modules must be a tuple of import names, got {record.modules!r}")

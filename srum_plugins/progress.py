@@ -173,6 +173,13 @@ def srum_stage_advanced(run: RunInfo, stage: str, done: int, total: int) -> None
 
 
 @hookimpl
+def srum_attention_chosen(run: RunInfo, attention: str, refused: Mapping[str, str]) -> None:
+    """Name the kernel, and why others are not used."""
+    causes = "".join(f"\n  not {name}: {cause}" for name, cause in refused.items())
+    _show(run, lambda view: view.out.print(f"attention: {attention}{causes}", markup=False, soft_wrap=True))
+
+
+@hookimpl
 def srum_train_step_finished(run: RunInfo, step: int, metrics: Mapping[str, float]) -> None:
     """Move the train bar, with the loss beside it."""
     note = f"loss {metrics['loss']:.4g}" if "loss" in metrics else ""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from srum_plugins.attention.contract import Heads
 from srum_plugins.contracts import Capability
 
 
@@ -20,6 +21,7 @@ class Kind(StrEnum):
     OBJECTIVE = "objective"
     PROMPTS = "prompts"
     BENCHMARK = "benchmark"
+    ATTENTION = "attention"
 
 
 PRESET = "preset"
@@ -35,17 +37,19 @@ class NoOptions:
 class Provider:
     """One named implementation of a contract.
 
-    ``factory`` is called as ``factory(options)`` (adapters: ``factory(options, device)``) and may import heavy
-    packages; building the record must not. ``options`` is a dataclass with defaults, owned by the plugin; adapters
-    add ``sampling``, the dataclass of generation settings, ``presets``, named settings of it that users may start
-    from (``generate.sampling.preset``), and ``training``, the dataclass of what training moves and holds
-    (``train.adapter``). ``capabilities`` is what an adapter can do; ``needs`` is what any other provider asks of the
-    adapter, as a function of its own options. ``modules`` are the import names that must be there for the provider to
-    be ready; if one is not, ``extra`` is the pip line that users are shown. ``identity`` is whatever else decides the
-    provider's results, such as a hash of the weights or the file that its options name; it becomes part of the
-    fingerprints of stages. ``trained_dtype`` gives, from options and training settings, the dtype of an adapter's
-    trainable weights, which decides what optimizer can move them. ``weightless`` makes an adapter without memory from
-    its options, as a :class:`srum_plugins.contracts.Weightless`, for ``srum doctor --memory``; None if it cannot be.
+    ``factory`` is called as ``factory(options)`` (adapters: ``factory(options, device)``, and with ``heads`` as
+    ``factory(options, device, attention)``) and may import heavy packages; building the record must not. ``options`` is
+    a dataclass with defaults, owned by the plugin; adapters add ``sampling``, the dataclass of generation settings,
+    ``presets``, named settings of it that users may start from (``generate.sampling.preset``), and ``training``, the
+    dataclass of what training moves and holds (``train.adapter``). ``capabilities`` is what an adapter can do;
+    ``needs`` is what any other provider asks of the adapter, as a function of its own options. ``modules`` are the
+    import names that must be there for the provider to be ready; if one is not, ``extra`` is the pip line that users
+    are shown. ``identity`` is whatever else decides the provider's results, such as a hash of the weights or the file
+    that its options name; it becomes part of the fingerprints of stages. ``trained_dtype`` gives, from options and
+    training settings, the dtype of an adapter's trainable weights, which decides what optimizer can move them.
+    ``heads`` gives, from options, the heads of an adapter's attention; the adapter is then made with a kernel that was
+    probed for them. ``weightless`` makes an adapter without memory from its options, as a
+    :class:`srum_plugins.contracts.Weightless`, for ``srum doctor --memory``; None if it cannot be.
     """
 
     name: str
@@ -61,4 +65,5 @@ class Provider:
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     training: type = NoOptions
     trained_dtype: Callable[[Any, Any], str] = lambda options, training: "float32"
+    heads: Callable[[Any], Heads] | None = None
     weightless: Callable[[Any], Any] | None = None

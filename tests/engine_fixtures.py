@@ -1,10 +1,11 @@
 """What the tests of the engine share: a host with the toy backend, configs on disk, run directories to compare."""
 
+import dataclasses
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,38 @@ import toy_backend
 import yaml
 from fakes import Site
 
+from srum_plugins import hookimpl
+from srum_plugins.attention import plugin as attention_plugin
+from srum_plugins.attention.contract import Heads
 from srum_plugins.config import RunConfig, load
 from srum_plugins.host import PluginHost
+from srum_plugins.providers import Provider
 from srum_plugins.rewards import plugin as rewards_plugin
 from srum_plugins.stages.pipeline import run
 
-OURS = "tracking,progress,bagel,shapes,native,components,choice"  # plugins that the toy runs do without
+OURS = "attention,tracking,progress,bagel,shapes,native,components,choice"  # plugins that the toy runs do without
 
 
 def toy_host() -> PluginHost:
     host = PluginHost.load(entry_points=())
     host.register(toy_backend, "toy")
     host.register(rewards_plugin, "rewards")
+    return host
+
+
+def attentive_host(factory: Callable[..., Any] = toy_backend.ToyAdapter) -> PluginHost:
+    """With the kernels, and the toy model as one that takes an attention."""
+
+    class Plugin:
+        @hookimpl
+        def srum_model_adapters(self) -> list[Provider]:
+            toy = toy_backend.srum_model_adapters()[0]
+            heads = Heads(4, 2, 8, "float32")
+            return [dataclasses.replace(toy, name="attentive", factory=factory, heads=lambda options: heads)]
+
+    host = toy_host()
+    host.register(attention_plugin, "attention")
+    host.register(Plugin(), "attentive")
     return host
 
 

@@ -12,7 +12,7 @@ from srum_shapes.prompts import NUMBERS
 from srum_shapes.questions import COLOUR_QUESTION, SHAPE_QUESTION
 from srum_shapes.world import SceneObject, relation
 
-from srum_plugins.contracts import ModelAdapter, Question
+from srum_plugins.contracts import GREEDY, Answer, Decoding, ModelAdapter, Question
 from srum_plugins.records import Failure, Region
 
 
@@ -31,15 +31,15 @@ class OracleModel(ModelAdapter):
         self.sure = sure
         self.asked: list[Question] = []
 
-    def answer(self, questions: Sequence[Question]) -> list[str]:
+    def answer(self, questions: Sequence[Question], decoding: Decoding = GREEDY) -> list[Answer]:
         self.asked += questions
-        return [self._answer(question) for question in questions]
+        return [Answer(self._answer(question)) for question in questions]
 
     def choice_logprobs(self, questions: Sequence[Question]) -> list[tuple[float, ...]]:
         rows = []
         for question, true in zip(questions, self.answer(questions), strict=True):
             rest = (1 - self.sure) / (len(question.choices) - 1)
-            rows.append(tuple(math.log(self.sure if choice == true else rest) for choice in question.choices))
+            rows.append(tuple(math.log(self.sure if choice == true.text else rest) for choice in question.choices))
         return rows
 
     def locate(self, images: Sequence[Image.Image], phrases: Sequence[Sequence[str]]) -> list[list[Region | Failure]]:

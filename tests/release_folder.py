@@ -69,8 +69,11 @@ def released_name(name: str) -> str:
     return name
 
 
-def write_release(folder: Path, weights: str = "ema.safetensors", seed: int = 0) -> tuple[Bagel, KLAutoencoder]:
-    """Write the folder; returns the random model and autoencoder that are in it, in bfloat16 and float32."""
+def write_release(
+    folder: Path, weights: str = "ema.safetensors", seed: int = 0, width: int = 32
+) -> tuple[Bagel, KLAutoencoder]:
+    """Write the folder; returns the random model and autoencoder that are in it, in bfloat16 and float32. ``width`` is
+    that of the language model."""
     folder.mkdir(parents=True, exist_ok=True)
     tokens = write_tokenizer(folder)
     language = {
@@ -78,8 +81,8 @@ def write_release(folder: Path, weights: str = "ema.safetensors", seed: int = 0)
         "model_type": "qwen2",
         "hidden_act": "silu",
         "vocab_size": 352,
-        "hidden_size": 32,
-        "intermediate_size": 48,
+        "hidden_size": width,
+        "intermediate_size": width * 3 // 2,
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from srum_bagel import options
-from srum_bagel.adapter import BagelAdapter, FlowPrediction
+from srum_bagel.adapter import BagelAdapter, FlowPrediction, packed_tokens
 from srum_bagel.autoencoder import patchify, unpatchify
 from srum_bagel.checkpoint import CONFIG, WEIGHTS, load_model
 from srum_bagel.mot import Cache
@@ -233,7 +233,31 @@ def test_answers_do_not_depend_on_their_batch() -> None:
     questions = [Question(image, texts[number % 3]) for number, image in enumerate(pictures(5))]
     together = adapter.answer(questions)
     assert together == [adapter.answer([question])[0] for question in questions]
-    assert all(len(text.split()) <= adapter.dialect.longest_answer for text in together)
+    assert all(len(answer.text.split()) <= adapter.dialect.longest_answer for answer in together)
+
+
+def test_questions_about_one_image_share_one_reading_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    adapter = tiny_adapter()
+    first, second = pictures(2)
+    texts = ("how many objects ?", "find red circle", "is there a blue square ?")
+    questions = [*(Question(first, text) for text in texts), Question(second, texts[1]), Question(first, texts[0])]
+    alone = [adapter.answer([question])[0] for question in questions]
+    monkeypatch.setattr(adapter, "images_per_call", 2)
+    seen: list[int] = []
+    read: list[int] = []
+    tower, language = adapter.model.vit_model.forward, adapter.model.language_model.model.forward
+    monkeypatch.setattr(adapter.model.vit_model, "forward", lambda pixels: seen.append(len(pixels)) or tower(pixels))
+
+    def forward(und: torch.Tensor, *rest: Any, **more: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        read.append(len(und))
+        return language(und, *rest, **more)
+
+    monkeypatch.setattr(adapter.model.language_model.model, "forward", forward)
+    assert adapter.answer(questions) == alone
+    assert seen == [2]
+    patches = (adapter.config.vit.image_size // adapter.config.vit.patch_size) ** 2
+    # Both images once, then questions by twos; answers are written token by token.
+    assert read[0] == 2 * (patches + 2) and max(read[1:]) <= 2 * (2 + max(len(text.split()) for text in texts))
 
 
 def test_images_of_another_size_are_refused() -> None:
@@ -250,21 +274,20 @@ def test_a_painted_patch_reaches_its_token_only() -> None:
     painted = image.copy()
     painted[8:12, 20:24] = 0  # row 2, column 5 of the 8 x 8 grid
     latents = adapter.encode([Image.fromarray(image), Image.fromarray(painted)])
-    zero = torch.zeros(1)
-    draws = Draws(zero, torch.zeros_like(latents[:1]), zero.bool())
-    losses = FlowPrediction(-latents[:1], draws.noise, 4).token_losses(latents[1:])
-    assert losses.shape == (1, 8, 8)
-    assert torch.nonzero(losses[0]).tolist() == [[2, 5]]
+    noise = packed_tokens(torch.zeros_like(latents[:1]), 4)
+    losses = FlowPrediction(-packed_tokens(latents[:1], 4), noise, 4).token_losses(latents[1:])
+    assert torch.nonzero(losses.reshape(8, 8)).tolist() == [[2, 5]]
 
 
 @given(st.integers(0, 2**31))
 @settings(max_examples=10)
 def test_a_perfect_velocity_has_no_loss(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
-    latents, noise = (torch.randn(2, 3, 32, 32, generator=generator) for _ in range(2))
-    perfect = FlowPrediction(noise - latents, noise, 4)
-    assert torch.equal(perfect.token_losses(latents), torch.zeros(2, 8, 8))
-    wrong_sign = FlowPrediction(latents - noise, noise, 4)
+    latents = [torch.randn(3, *size, generator=generator) for size in ((32, 32), (8, 16))]
+    noise = torch.randn(64 + 8, 48, generator=generator)
+    perfect = FlowPrediction(noise - packed_tokens(latents, 4), noise, 4)
+    assert torch.equal(perfect.token_losses(latents), torch.zeros(64 + 8))
+    wrong_sign = FlowPrediction(packed_tokens(latents, 4) - noise, noise, 4)
     assert float(wrong_sign.token_losses(latents).min()) > 0
 
 
@@ -340,11 +363,52 @@ def test_whole_sequences_and_cached_contexts_agree() -> None:
     noisy = patchify((1 - share) * latents + share * draws.noise, 4)
     ids = model.latent_ids(8, 8).repeat(2)
     whole = model.velocity(packed, noisy.flatten(0, 1), time.repeat_interleave(64), ids).reshape(2, 64, -1)
-    trained = patchify(adapter.predict(PROMPTS[:2], latents, draws).velocity, 4)
-    torch.testing.assert_close(trained, whole, atol=1e-5, rtol=0)
+    trained = adapter.predict(PROMPTS[:2], latents, draws).velocity
+    torch.testing.assert_close(trained.reshape(whole.shape), whole, atol=1e-5, rtol=0)
     context = model.prefill(texts, None)
-    sampled = model.denoise(model.denoising_block(context, 8, 8), context, noisy, time)
-    torch.testing.assert_close(sampled, whole, atol=1e-5, rtol=0)
+    grids = [(8, 8)] * 2
+    behind = model.denoise(model.denoising_block(context, grids), noisy.flatten(0, 1), time)
+    torch.testing.assert_close(behind.reshape(whole.shape), whole, atol=1e-5, rtol=0)
+    with torch.no_grad():
+        block = model.in_room(context, grids, model.denoising_room(context, grids))
+        for _ in range(2):  # a room can be used again
+            sampled = model.denoise(block, noisy.flatten(0, 1), time)
+            assert torch.equal(sampled, behind)
+
+
+@settings(max_examples=8, deadline=None)
+@given(
+    st.lists(st.sampled_from([(32, 32), (16, 32), (24, 8)]), min_size=1, max_size=4),
+    st.sampled_from(["generation", "all"]),
+)
+def test_images_of_several_sizes_train_in_one_forward_as_they_would_alone(
+    sizes: list[tuple[int, int]], scope: Scope
+) -> None:
+    adapter = tiny_adapter()
+    parameters = adapter.start_training(Training(scope, checkpointing=False), base=False)
+    generator = torch.Generator().manual_seed(0)
+    latents = [torch.randn(3, *size, generator=generator) for size in sizes]
+    draws = adapter.draw(latents, generator)
+    prompts = PROMPTS[: len(sizes)]
+
+    def gradients(losses: torch.Tensor) -> list[torch.Tensor | None]:
+        adapter.model.zero_grad()
+        losses.sum().backward()
+        return [None if parameter.grad is None else parameter.grad.clone() for parameter in parameters.values()]
+
+    together = adapter.predict(prompts, latents, draws).token_losses(latents)
+    alone = torch.cat(
+        [
+            adapter.predict(
+                prompts[i : i + 1], latents[i : i + 1], Draws(*(part[i : i + 1] for part in vars(draws).values()))
+            ).token_losses(latents[i : i + 1])
+            for i in range(len(sizes))
+        ]
+    )
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
+    for one, other in zip(gradients(together), gradients(alone), strict=True):
+        if one is not None or other is not None:
+            torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-3)
 
 
 def test_all_of_what_draws_can_be_trained() -> None:
@@ -446,7 +510,7 @@ def test_training_keeps_nothing_of_the_text(monkeypatch: pytest.MonkeyPatch) -> 
     draws = dataclasses.replace(adapter.draw(latents, torch.Generator()), drop=torch.tensor([False, False]))
     prediction = adapter.predict(PROMPTS[:2], latents, draws)
     (context,) = contexts
-    assert context.length > 0 and not any(part.requires_grad for part in (*context.keys, *context.values))
+    assert context.entries > 0 and not any(part.requires_grad for part in (*context.keys, *context.values))
     prediction.token_losses(latents).mean().backward()
     moved = adapter.model.generation_parameters()
     assert all(parameter.grad is not None for name, parameter in moved.items())
@@ -469,7 +533,7 @@ def test_forwards_stay_on_the_device_of_the_model() -> None:
         image = Piece(PieceKind.VISION, count=len(vision[0]))
         context = model.prefill([[image], [image, model.text([5])]], torch.cat(vision))
         logits, context = model.next_logits(torch.ones(2, dtype=torch.long, device="meta"), context)
-    assert {part.device.type for part in (latents, prediction.velocity, tokens, logits, context.ends)} == {"meta"}
+    assert {part.device.type for part in (latents, prediction.velocity, tokens, logits, *context.keys)} == {"meta"}
 
 
 def test_save_and_load(tmp_path: Path) -> None:

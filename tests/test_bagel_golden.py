@@ -16,6 +16,12 @@ from srum_bagel.packing import Piece, PieceKind
 from srum_bagel.sampler import sample, shifted
 from srum_bagel.understanding import greedy
 
+from srum_plugins.attention.dense import Dense
+from srum_plugins.attention.flex import Flex
+from srum_plugins.attention.sdpa import SDPA
+
+pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without")
+
 GOLDEN = Path(__file__).parent / "golden" / "bagel-tiny"
 CASES = json.loads((GOLDEN / "cases.json").read_text())
 CLOSE = {"atol": 1e-4, "rtol": 0.0}
@@ -26,8 +32,9 @@ def tensors() -> dict[str, torch.Tensor]:
     return load_file(GOLDEN / "cases.safetensors")
 
 
-@pytest.fixture(scope="module")
-def model() -> Bagel:
+@pytest.fixture(scope="module", params=[Dense, SDPA, Flex])
+def model(request: pytest.FixtureRequest) -> Bagel:
+    """With every kernel that runs on a CPU, flex in its forward pass."""
     raw = json.loads((GOLDEN / "config.json").read_text())
     config = BagelConfig(
         llm=LanguageConfig(**raw["llm"]),
@@ -39,7 +46,7 @@ def model() -> Bagel:
         vit_max_num_patch_per_side=raw["vit_max_num_patch_per_side"],
         timestep_shift=raw["timestep_shift"],
     )
-    bagel = Bagel(config).eval()
+    bagel = Bagel(config, request.param()).eval()
     bagel.load_state_dict(load_file(GOLDEN / "ema.safetensors"), strict=True)
     return bagel.requires_grad_(False)
 

@@ -28,8 +28,10 @@ from srum_bagel.release import diffusers_name, load_release, read_release
 from srum_bagel.released import ReleasedBagel, build
 from srum_bagel.tokenizer import SPECIAL, Tokenizer
 
+from srum_plugins.attention.contract import Heads
+from srum_plugins.attention.dense import Dense
 from srum_plugins.cli import main
-from srum_plugins.contracts import GenerationRequest, Question
+from srum_plugins.contracts import Decoding, GenerationRequest, Question
 from srum_plugins.errors import CheckpointError, ConfigError, ContractError
 from srum_plugins.options import build_options
 from srum_plugins.records import Box, Failure, Prompt
@@ -157,6 +159,11 @@ def test_it_draws_and_answers(original: Path, dtype: str) -> None:
     images = [picture(64, 64), picture(90, 40, 1), picture(64, 64)]
     questions = [Question(image, "what is there ?", ("yes", "not at all"), Box(1, 2, 30, 40)) for image in images]
     assert len(model.answer(questions)) == 3
+    drawn = Decoding(temperature=1.0, top_p=0.9, max_tokens=20)
+    stopping = dataclasses.replace(drawn, stop=("e", " "))
+    whole, cut = model.answer(questions, drawn), model.answer(questions, stopping)
+    assert [answer.text for answer in cut] == [stopping.cut(answer.text) for answer in whole]
+    assert not any(answer.truncated for answer in cut) and all(answer.truncated for answer in whole)
     logprobs = model.choice_logprobs(questions)
     assert [len(row) for row in logprobs] == [2, 2, 2]
     alone = model.choice_logprobs(questions[1:2])[0]
@@ -326,6 +333,8 @@ def test_the_provider_tells_what_it_can_and_what_it_is(original: Path, folder: P
     commit = "a" * 40
     assert provider.identity(AdapterOptions("o/n", commit)) == f"o/n@{commit}"
     assert provider.factory(mine, "cpu").size == (64, 64)
+    assert provider.heads is not None and provider.heads(mine) == Heads(4, 2, 8, "bfloat16")
+    assert isinstance(provider.factory(mine, "cpu", Dense()).model.attention, Dense)
 
 
 # --- images -----------------------------------------------------------------------------------------------------------
@@ -437,10 +446,39 @@ def test_the_stages_through_the_command_line(
     assert all(isinstance(json.loads(line)["plan"], str) for line in shard.read_text().splitlines())
     # What cannot work is refused before any weight is read, also where there are none to read.
     capsys.readouterr()
+    assert main(["generate", *settings, "run.directory=other", "attention=varlen"]) == 2
+    assert "attention=varlen does not work here: NotImplementedError" in capsys.readouterr().err
     assert main(["run", *settings, f"adapter.checkpoint={tmp_path}", "adapter.dtype=bfloat16"]) == 2
     assert "cannot train weights in bfloat16" in (said := capsys.readouterr().err) and "adamw8bit" in said
     assert main(["generate", *settings, "adapter.checkpoint=nobody/knows"]) == 2
     assert "needs adapter.revision" in capsys.readouterr().err
+
+
+@pytest.mark.slow  # torchao compiles its step for every shape: a C++ compiler, and up to a minute
+def test_a_whole_run_in_bfloat16_moves_the_generation_half_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("torchao")
+    monkeypatch.chdir(tmp_path)
+    write_release(tmp_path / "release", width=64)  # moments of smaller weights are not kept in 8 bits
+    seven(tmp_path / "release")
+    bfloat16 = ["adapter.dtype=bfloat16", "train.optimizer=adamw8bit"]
+    small = ["evaluate.width=32", "evaluate.height=32", "benchmark.prompts_per_split=1", "benchmark.questions=8"]
+    assert main(["run", "seven.yaml", *bfloat16, *small]) == 0, capsys.readouterr().err
+    stages = tmp_path / "run" / "stages"
+    (trained,) = (stages / "train").glob("*/weights/ema.safetensors")
+    before, after = load_file(tmp_path / "release" / "ema.safetensors"), load_file(trained)
+    assert before.keys() == after.keys() and {value.dtype for value in after.values()} == {torch.bfloat16}
+    half = {name for name in before if "_moe_gen" in name or name.split(".")[0] in OWN}
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved <= half  # the understanding half is the same to the bit
+    assert not {name for name in half if before[name].ndim == 2} - moved
+    (state,) = (stages / "train").glob("*/checkpoints/step-000002/optimizer.safetensors")
+    eight = {name.split("/")[1] for name, value in load_file(state).items() if value.dtype == torch.uint8}
+    assert eight and eight == {name for name in moved if before[name].numel() >= 4096}
+    # The run found the same, by the digest of what each side of the evaluation read.
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["understanding"]["identical"] is True
 
 
 @pytest.mark.parametrize("scope", ["generation", "all"])

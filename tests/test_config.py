@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import toy_backend
 import yaml
-from engine_fixtures import toy_host, write_config
+from engine_fixtures import attentive_host, toy_host, write_config
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -48,7 +48,7 @@ def test_defaults_are_filled_in_and_loading_the_resolved_config_gives_the_same(t
     again = tmp_path / "again.yaml"
     again.write_text(yaml.safe_dump(config.resolved()))
     assert load(again, (), HOST).resolved() == config.resolved()
-    assert set(SLOTS) < set(config.resolved())
+    assert set(SLOTS) - {"attention"} < set(config.resolved())
 
 
 def test_a_preset_is_where_settings_start_from(tmp_path: Path, path: Path) -> None:
@@ -160,6 +160,17 @@ def test_an_empty_slot_is_refused_with_what_there_is(tmp_path: Path) -> None:
 def test_missing_values_are_refused_before_anything_is_loaded(tmp_path: Path) -> None:
     message = refused(write_config(tmp_path, adapter={"name": "toy", "blur": "???"}))
     assert "missing value: adapter.blur" in message
+
+
+def test_an_attention_is_filled_in_where_the_adapter_takes_one(path: Path) -> None:
+    assert "takes none; leave it out" in refused(path, "attention=sdpa")
+    host = attentive_host()
+    assert load(path, ("adapter=attentive",), host).resolved()["attention"] == {
+        "name": "auto",
+        "order": ["varlen", "sdpa", "dense"],
+    }
+    config = load(path, ("adapter=attentive", "attention=sdpa"), host)
+    assert config.resolved()["attention"] == {"name": "sdpa"}
 
 
 def test_an_unknown_provider_is_a_plugin_error(path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from fakes import Site, make_site
 from PIL import Image
 
-from srum_plugins.contracts import Capability, Located, ModelAdapter
+from srum_plugins.contracts import Capability, Decoding, Located, ModelAdapter
 from srum_plugins.errors import ConfigError
 from srum_plugins.hookspecs import Events, Providers
 from srum_plugins.host import PluginHost
@@ -42,6 +42,15 @@ def test_every_provider_field_and_capability_is_documented() -> None:
     assert list(table) == [capability.name for capability in Capability]
     methods = set(re.findall(r"`([a-z_]+)`", " ".join(table.values())))
     assert methods == {name for name in vars(ModelAdapter) if not name.startswith("_")}
+
+
+def test_every_setting_of_answers_is_documented_with_its_default() -> None:
+    section = DOCS.split("### `srum_model_adapters()`")[1].split("\n### ")[0]
+    table = re.findall(r"^\| `(\w+)` \| `?(.*?)`? \|", section, re.MULTILINE)
+    assert table == [
+        (field.name, f"{field.default:g}" if isinstance(field.default, float) else str(field.default))
+        for field in dataclasses.fields(Decoding)
+    ]
 
 
 def test_the_complete_plugin_works_as_printed(site: Site) -> None:

@@ -88,7 +88,7 @@ def test_without_a_missing_capability_it_is_a_config_error() -> None:
 def test_gate_commands_and_pipeline_know_the_same_stages() -> None:
     """They are written three times, because neither help nor the gate may wait for the stages' imports."""
     assert list(STAGE_NEEDS) == list(commands.STAGES) == list(NAMES)
-    assert set(STAGE_OF_SLOT) == set(SLOTS) - {"adapter"}
+    assert set(STAGE_OF_SLOT) == set(SLOTS) - {"adapter", "attention"}
     assert set(STAGE_OF_SLOT.values()) == set(NAMES)
 
 

@@ -9,6 +9,7 @@ from typing import Literal
 
 import pytest
 import torch
+import toy_backend
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -20,6 +21,11 @@ from srum_plugins.rewards.maps import MapRegion, RewardMap
 from srum_plugins.rewards.objectives import Paired, PairedOptions, Weighted, WeightedOptions
 
 SHAPE = (3, 2, 4, 5)  # (B, C, h, w): tokens are latent pixels
+TOKENS = 3 * 4 * 5
+
+
+def stacked(parts: Sequence[Tensor]) -> Tensor:
+    return torch.stack(tuple(parts))
 
 
 @dataclass
@@ -27,12 +33,12 @@ class Velocity(Prediction):
     velocity: Tensor
     noise: Tensor
 
-    def token_losses(self, latents: Tensor) -> Tensor:
-        return (self.velocity - (self.noise - latents)).square().mean(dim=1)
+    def token_losses(self, latents: Sequence[Tensor]) -> Tensor:
+        return (self.velocity - (self.noise - stacked(latents))).square().mean(dim=1).flatten()
 
     def token_distance(self, other: Prediction) -> Tensor:
         assert isinstance(other, Velocity)
-        return (self.velocity - other.velocity).square().mean(dim=1)
+        return (self.velocity - other.velocity).square().mean(dim=1).flatten()
 
 
 class Table(ModelAdapter):
@@ -43,34 +49,38 @@ class Table(ModelAdapter):
         self.scale = torch.tensor(scale, requires_grad=True)
         self.calls: list[tuple[int, bool]] = []
 
-    def predict(self, prompts: Sequence[Prompt], latents: Tensor, draws: Draws, *, base: bool = False) -> Prediction:
+    def predict(
+        self, prompts: Sequence[Prompt], latents: Sequence[Tensor], draws: Draws, *, base: bool = False
+    ) -> Prediction:
         assert len(prompts) == len(latents) == len(draws.timestep) == len(draws.noise) == len(draws.drop)
         self.calls.append((len(prompts), base))
         t = draws.timestep[:, None, None, None]
-        noised = (1 - t) * latents + t * draws.noise
+        noised = (1 - t) * stacked(latents) + t * stacked(draws.noise)
         velocity = torch.zeros_like(noised) if base else self.scale * noised + self.table
-        return Velocity(velocity, draws.noise)
+        return Velocity(velocity, stacked(draws.noise))
 
 
 class Perfect(ModelAdapter):
     """Knows the latents of the first role."""
 
-    def predict(self, prompts: Sequence[Prompt], latents: Tensor, draws: Draws, *, base: bool = False) -> Prediction:
-        return Velocity(draws.noise - latents, draws.noise)
+    def predict(
+        self, prompts: Sequence[Prompt], latents: Sequence[Tensor], draws: Draws, *, base: bool = False
+    ) -> Prediction:
+        return Velocity(stacked(draws.noise) - stacked(latents), stacked(draws.noise))
 
 
 def random_batch(seed: int, weights: Tensor | None = None, roles: int = 1) -> tuple[TrainBatch, Draws]:
     generator = torch.Generator().manual_seed(seed)
     latents = tuple(torch.randn(SHAPE, generator=generator) for _ in range(roles))
     if weights is None:
-        weights = torch.rand(SHAPE[0], *SHAPE[2:], generator=generator) * 2 - 1
+        weights = torch.rand(TOKENS, generator=generator) * 2 - 1
     draws = Draws(
         torch.rand(SHAPE[0], generator=generator),
         torch.randn(SHAPE, generator=generator),
         torch.zeros(SHAPE[0], dtype=torch.bool),
     )
     prompts = tuple(Prompt(str(i), "a red circle") for i in range(SHAPE[0]))
-    return TrainBatch(prompts, latents, (weights,) * roles), draws
+    return TrainBatch(prompts, latents, (weights,) * roles, (SHAPE[2:],) * SHAPE[0]), draws
 
 
 def table(seed: int) -> Tensor:
@@ -98,7 +108,7 @@ seeds = st.integers(0, 10_000)
 
 @given(seeds, st.floats(0, 2))
 def test_at_r_1_it_is_plain_fine_tuning_times_one_plus_lambda(seed: int, lambda_c: float) -> None:
-    batch, draws = random_batch(seed, torch.ones(SHAPE[0], *SHAPE[2:]))
+    batch, draws = random_batch(seed, torch.ones(TOKENS))
     model, plain = Table(table(seed)), Table(table(seed))
     loss, metrics = Weighted(WeightedOptions(lambda_c)).loss(model, batch, draws)
     expected = (1 + lambda_c) * plain.predict(batch.prompts, batch.latents[0], draws).token_losses(
@@ -115,7 +125,7 @@ def test_at_r_1_it_is_plain_fine_tuning_times_one_plus_lambda(seed: int, lambda_
 @given(seeds)
 def test_no_gradient_where_the_weight_is_zero(seed: int) -> None:
     keep = torch.rand(SHAPE[2:], generator=torch.Generator().manual_seed(seed)) < 0.5
-    batch, draws = random_batch(seed, keep.float().expand(SHAPE[0], -1, -1))
+    batch, draws = random_batch(seed, keep.float().flatten().repeat(SHAPE[0]))
     model = Table(table(seed))
     Weighted(WeightedOptions(reference="none")).loss(model, batch, draws)[0].backward()
     assert model.table.grad is not None
@@ -143,7 +153,7 @@ def test_by_hand_with_the_best_candidate_as_reference_and_an_anchor(seed: int) -
     t = draws.timestep[:, None, None, None]
     velocity = 0.5 * ((1 - t) * sample + t * draws.noise) + model.table
     to_sample, to_best = velocity - (draws.noise - sample), velocity - (draws.noise - best)
-    expected = (batch.weights[0][:, None] * to_sample.square()).mean()
+    expected = (batch.weights[0].reshape(SHAPE[0], 1, *SHAPE[2:]) * to_sample.square()).mean()
     expected = expected + 0.3 * to_best.square().mean() + 0.7 * velocity.square().mean()
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(metrics["anchor"], velocity.square().mean().detach())
@@ -160,7 +170,7 @@ def test_a_perfect_predictor_has_no_loss(seed: int) -> None:
 
 @given(seeds, st.floats(0.1, 3))
 def test_saturated_negative_weights_are_bounded_and_start_with_the_plain_slope(seed: int, tau: float) -> None:
-    batch, draws = random_batch(seed, -torch.ones(SHAPE[0], *SHAPE[2:]))
+    batch, draws = random_batch(seed, -torch.ones(TOKENS))
     objective = Weighted(WeightedOptions(reference="none", negative_weights="saturate", tau=tau))
     far = Table(table(seed) + 1e3)
     loss, _ = objective.loss(far, batch, draws)
@@ -217,7 +227,7 @@ def test_an_unbounded_objective_is_refused_before_training(options: WeightedOpti
     [(WeightedOptions(), -0.51), (WeightedOptions(reference="best"), -0.5), (WeightedOptions(anchor=0.5), -1.0)],
 )
 def test_what_is_refused_is_unbounded(options: WeightedOptions, low: float) -> None:
-    batch, draws = random_batch(0, torch.full((SHAPE[0], *SHAPE[2:]), low), roles=2)
+    batch, draws = random_batch(0, torch.full((TOKENS,), low), roles=2)
     direction = (
         table(0)
         if options.reference == "self" and options.anchor == 0
@@ -239,9 +249,51 @@ def test_weighted_examples() -> None:
     assert [example.prompt.id for example in best] == ["p", "p", "q"]
 
 
+class Still(ModelAdapter):
+    """The velocity is a number times the noised latents, of images of any size."""
+
+    def __init__(self, scale: float) -> None:
+        self.scale = scale
+
+    def predict(
+        self, prompts: Sequence[Prompt], latents: Sequence[Tensor], draws: Draws, *, base: bool = False
+    ) -> Prediction:
+        scale = 0.0 if base else self.scale
+        steps = zip(draws.timestep, latents, draws.noise, strict=True)
+        return toy_backend.ToyPrediction([scale * ((1 - t) * x + t * noise) for t, x, noise in steps], draws.noise)
+
+
+@given(seeds, st.lists(st.tuples(st.integers(1, 4), st.integers(1, 4)), min_size=1, max_size=4))
+def test_images_of_several_sizes_count_by_their_tokens_and_pairs_alike(seed: int, grids: list[tuple[int, int]]) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    shapes = [(2, *grid) for grid in grids]
+    sample, other, noise = ([torch.randn(shape, generator=generator) for shape in shapes] for _ in range(3))
+    weights = [torch.rand(shape[1] * shape[2], generator=generator) for shape in shapes]
+    prompts = tuple(Prompt(str(number), "a red circle") for number in range(len(grids)))
+    draws = Draws(torch.rand(len(grids), generator=generator), noise, torch.zeros(len(grids), dtype=torch.bool))
+    batch = TrainBatch(prompts, (sample, other), (torch.cat(weights),) * 2, tuple(grids))
+
+    def alone(objective: Weighted | Paired, index: int) -> float:
+        one = TrainBatch(
+            prompts[index : index + 1],
+            (sample[index : index + 1], other[index : index + 1]),
+            (weights[index],) * 2,
+            (grids[index],),
+        )
+        own = Draws(draws.timestep[index : index + 1], noise[index : index + 1], draws.drop[index : index + 1])
+        return objective.loss(Still(0.5), one, own)[0].item()
+
+    counts = [height * width for height, width in grids]
+    weighted, paired = Weighted(WeightedOptions(0.3, "best")), Paired(PairedOptions(beta=2.0, anchor=0.0))
+    by_tokens = sum(count * alone(weighted, index) for index, count in enumerate(counts)) / sum(counts)
+    assert weighted.loss(Still(0.5), batch, draws)[0].item() == pytest.approx(by_tokens, rel=1e-4)
+    by_pairs = sum(alone(paired, index) for index in range(len(grids))) / len(grids)
+    assert paired.loss(Still(0.5), batch, draws)[0].item() == pytest.approx(by_pairs, rel=1e-4)
+
+
 def test_losses_that_are_not_on_the_token_grid_are_refused() -> None:
     batch, draws = random_batch(0)
-    broad = TrainBatch(batch.prompts, batch.latents, (batch.weights[0][:, None],))
+    broad = replace(batch, weights=(batch.weights[0][:, None],))
     with pytest.raises(ContractError, match="token losses of shape"):
         Weighted(WeightedOptions()).loss(Table(table(0)), broad, draws)
 

@@ -2,18 +2,21 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import toy_backend
-from engine_fixtures import contents, directories, toy_config, toy_host, toy_run, write_config
+from engine_fixtures import attentive_host, contents, directories, toy_config, toy_host, toy_run, write_config
 from PIL import Image
 
 from srum_plugins import hookimpl
-from srum_plugins.contracts import Reward
-from srum_plugins.errors import CapabilityError, ContractError, StageError
+from srum_plugins.attention.contract import Attention
+from srum_plugins.attention.sdpa import SDPA
+from srum_plugins.contracts import ModelAdapter, Reward
+from srum_plugins.errors import CapabilityError, ConfigError, ContractError, PluginError, StageError
 from srum_plugins.hookspecs import RunInfo
 from srum_plugins.providers import Provider
 from srum_plugins.records import Score
@@ -454,6 +457,41 @@ def test_other_weights_under_the_same_config_are_another_run(tmp_path: Path) -> 
         return Session(toy_config(tmp_path, "adapter=weighty", host=host), host).info
 
     assert info("a").config_hash == info("a").config_hash != info("b").config_hash
+
+
+def test_an_adapter_gets_the_attention_that_works_and_listeners_hear_of_it(tmp_path: Path) -> None:
+    given: list[Attention] = []
+    heard: list[tuple[str, list[str]]] = []
+
+    def factory(options: Any, device: str, attention: Attention) -> ModelAdapter:
+        given.append(attention)
+        return toy_backend.ToyAdapter(options, device)
+
+    class Listener:
+        @hookimpl
+        def srum_attention_chosen(self, attention: str, refused: Mapping[str, str]) -> None:
+            heard.append((attention, list(refused)))
+
+    host = attentive_host(factory)
+    host.register(Listener(), "listener")
+    toy_run(tmp_path, "adapter=attentive", host=host)
+    # Loaded again after training, but tried once.
+    assert len(given) > 1 and {type(one) for one in given} == {SDPA}
+    assert heard == [("sdpa", ["varlen"])]
+    # Another kernel changes rounding only: what is there stays.
+    assert "nothing to do" not in str(toy_run(tmp_path, "adapter=attentive", "attention=dense", host=host))
+    assert heard == [("sdpa", ["varlen"])]
+
+
+def test_an_attention_that_does_not_work_is_refused_before_weights_load(tmp_path: Path) -> None:
+    def factory(options: Any, device: str, attention: Attention) -> ModelAdapter:
+        raise AssertionError("weights were loaded")
+
+    host = attentive_host(factory)
+    with pytest.raises(ConfigError, match="attention=varlen does not work here: NotImplementedError"):
+        toy_run(tmp_path, "adapter=attentive", "attention=varlen", host=host)
+    with pytest.raises(PluginError, match=r"needs xformers, not installed: pip install 'srum-plugins\[xformers\]'"):
+        toy_run(tmp_path, "adapter=attentive", "attention=xformers", host=host)
 
 
 def test_a_grounder_that_needs_the_model_gets_it(tmp_path: Path) -> None:

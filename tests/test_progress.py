@@ -34,6 +34,7 @@ def printed(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], io.StringIO]:
 def whole_run() -> None:
     progress.srum_run_started(RUN)
     progress.srum_stage_started(RUN, "generate", 32, 96)
+    progress.srum_attention_chosen(RUN, "sdpa", {"varlen": "NotImplementedError: no kernel"})
     for done in (64, 96):
         progress.srum_stage_advanced(RUN, "generate", done, 96)
     progress.srum_stage_finished(RUN, "generate", 75.2, False)
@@ -52,6 +53,8 @@ def test_without_a_terminal_there_are_a_few_plain_lines(printed: Callable[[bool]
     assert buffer.getvalue().splitlines() == [
         "run demo in runs/demo",
         "generate: 96 to do, 32 found complete",
+        "attention: sdpa",
+        "  not varlen: NotImplementedError: no kernel",
         "generate: done in 0:01:15",
         "ground: up to date",
         "train: 3 to do",

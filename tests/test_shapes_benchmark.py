@@ -9,7 +9,7 @@ from srum_shapes.prompts import parse
 from srum_shapes.questions import WEIGHTS
 from srum_shapes.world import render, scene_for
 
-from srum_plugins.contracts import Capability
+from srum_plugins.contracts import GREEDY, Answer, Capability
 from srum_plugins.records import Box, Failure
 
 
@@ -19,8 +19,8 @@ class SureOfNo(OracleModel):
     def choice_logprobs(self, questions):
         return [(-9.0,) * (len(question.choices) - 1) + (0.0,) for question in questions]
 
-    def answer(self, questions):
-        return [""] * len(questions)
+    def answer(self, questions, decoding=GREEDY):
+        return [Answer("")] * len(questions)
 
     def locate(self, images, phrases):
         return [[] for _ in images]
@@ -63,6 +63,15 @@ def test_an_unreadable_answer_is_worth_nothing(benchmark):
             return [[*regions, Failure("malformed boxes")] for regions in super().locate(images, phrases)]
 
     assert benchmark.understanding(Stutters()).accuracy["grounding"] == 0.0
+
+
+def test_an_answer_that_was_cut_off_is_wrong(benchmark):
+    class RunsOn(OracleModel):
+        def answer(self, questions, decoding=GREEDY):
+            return [Answer(answer.text, truncated=True) for answer in super().answer(questions)]
+
+    accuracy = benchmark.understanding(RunsOn()).accuracy
+    assert accuracy["colour"] == accuracy["shape"] == 0.0 and accuracy["existence"] == accuracy["grounding"] == 1.0
 
 
 def test_understanding_can_be_left_out():

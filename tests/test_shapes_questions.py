@@ -23,7 +23,7 @@ from srum_shapes.questions import (
 from srum_shapes.vocabulary import BOI, BOS, EOI, EOS, LOCATIONS, PAD, SPECIAL, WORDS, decode, encode
 from srum_shapes.world import SIDE, Scene, SceneObject, render, sample_scene
 
-from srum_plugins.contracts import Question
+from srum_plugins.contracts import Answer, Question
 from srum_plugins.errors import ContractError
 from srum_plugins.records import Box, Failure
 
@@ -72,7 +72,7 @@ def test_answers_are_true_of_the_picture(seed):
             assert item.answer == format_boxes([region.box for region in found])
         else:
             text, box = split_box(item.question)
-            assert model.answer([Question(image, text, box=box)]) == [item.answer], item
+            assert model.answer([Question(image, text, box=box)]) == [Answer(item.answer)], item
 
 
 def test_kinds_come_as_weighted_and_yes_and_no_are_balanced():

@@ -25,13 +25,13 @@ from srum_plugins.providers import Provider
 from srum_plugins.records import Prompt
 from srum_plugins.stages import train
 from srum_plugins.stages.checkpoints import TrainingState, checkpoints, resume
+from srum_plugins.stages.dataset import Dataset
 from srum_plugins.stages.session import Session
-from srum_plugins.stages.train import Dataset
 
 
 def dataset(count: int, size: int, seed: int) -> Dataset:
     example = Example(Prompt("p", "p"), (), ())
-    return Dataset([example] * count, {}, (), size, seed, torch.device("cpu"))
+    return Dataset([example] * count, {}, [], [], size, seed, torch.device("cpu"))
 
 
 @given(count=st.integers(1, 30), size=st.integers(1, 12), seed=st.integers(0, 5), epochs=st.integers(1, 3))
@@ -196,6 +196,9 @@ class Odd(Objective):
         examples = [Example(item.prompt, (item.candidate.id,), (reward.map,)) for item, reward in pairs]
         if self.kind == "roles":
             examples[0] = Example(examples[0].prompt, examples[0].candidates * 2, examples[0].maps * 2)
+        if self.kind == "couple":
+            small, large = (next(e for e in examples if e.maps[0].width == width) for width in (8, 10))
+            return [Example(small.prompt, (*small.candidates, *large.candidates), (*small.maps, *large.maps))]
         if self.kind == "stranger":
             examples[0] = Example(examples[0].prompt, ("who",), examples[0].maps)
         return examples
@@ -220,7 +223,7 @@ class OddPlugin:
 
     @hookimpl
     def srum_objectives(self) -> Sequence[Provider]:
-        kinds = ("none", "roles", "stranger", "loss", "gradient", "metric")
+        kinds = ("none", "roles", "couple", "stranger", "loss", "gradient", "metric")
         return [Provider(kind, "odd", lambda options, kind=kind: Odd(kind)) for kind in kinds]
 
     @hookimpl
@@ -231,9 +234,7 @@ class OddPlugin:
                 return [Generated(Image.new("RGB", size, "red")) for size in sizes]
 
         toy = toy_backend.srum_model_adapters()[0]
-        return [
-            Provider("two-sizes", "odd", TwoSizes, toy.options, toy.sampling, toy.capabilities),
-        ]
+        return [dataclasses.replace(toy, name="two-sizes", factory=TwoSizes)]
 
     @hookimpl
     def srum_train_step_failed(self, step: int, error: BaseException) -> None:
@@ -268,15 +269,24 @@ def test_what_is_not_finite_stops_before_the_update(tmp_path: Path, kind: str, w
         ("objective=none", StageError, "made no example out of 12 candidates. 12 have a reward"),
         ("objective=roles", ContractError, "the same roles"),
         ("objective=stranger", ContractError, "'who'"),
-        ("adapter=two-sizes", StageError, "different sizes (8x8, 10x8)"),
+        ("objective=couple", ContractError, "train together and must have one size, got [(8, 8), (10, 8)]"),
     ],
 )
 def test_what_cannot_be_trained_on_is_said(tmp_path: Path, override: str, error: type[Exception], words: str) -> None:
     host = toy_host()
     host.register(OddPlugin(), "odd")
     with pytest.raises(error) as caught:
-        toy_run(tmp_path, override, host=host)
+        toy_run(tmp_path, "adapter=two-sizes", override, host=host)
     assert words in str(caught.value)
+
+
+def test_candidates_of_several_sizes_train_together(tmp_path: Path) -> None:
+    host = toy_host()
+    host.register(OddPlugin(), "odd")
+    toy_run(tmp_path, "adapter=two-sizes", host=host)
+    (images,) = (tmp_path / "run/stages/generate").glob("*/images")
+    assert {Image.open(file).size for file in images.glob("*.png")} == {(8, 8), (10, 8)}
+    assert json.loads((tmp_path / "run/summary.json").read_text())["arm"] == "toy-maps+srum"
 
 
 def test_a_checkpoint_that_is_damaged_or_of_another_model_is_refused(straight: Path, tmp_path: Path) -> None:

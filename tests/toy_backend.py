@@ -106,15 +106,19 @@ class Training:
 
 @dataclass(frozen=True)
 class ToyPrediction:
-    velocity: Tensor
-    noise: Tensor
+    velocity: list[Tensor]
+    noise: Sequence[Tensor]
 
-    def token_losses(self, latents: Tensor) -> Tensor:
-        return (self.velocity - (self.noise - latents)).square().mean(dim=1)
+    def token_losses(self, latents: Sequence[Tensor]) -> Tensor:
+        return self._distance([noise - one for noise, one in zip(self.noise, latents, strict=True)])
 
     def token_distance(self, other: Prediction) -> Tensor:
         assert isinstance(other, ToyPrediction)
-        return (self.velocity - other.velocity).square().mean(dim=1)
+        return self._distance(other.velocity)
+
+    def _distance(self, target: Sequence[Tensor]) -> Tensor:
+        pairs = zip(self.velocity, target, strict=True)
+        return torch.cat([(own - other).square().mean(dim=0).flatten() for own, other in pairs])
 
 
 class ToyModel(torch.nn.Module):
@@ -176,26 +180,32 @@ class ToyAdapter(ModelAdapter):
         batch = torch.stack([pixels(image) for image in images]).to(self.device)
         return torch.nn.functional.avg_pool2d(batch, 2)
 
-    def draw(self, latents: Tensor, generator: torch.Generator) -> Draws:
-        count = len(latents)
+    def draw(self, latents: Sequence[Tensor], generator: torch.Generator) -> Draws:
+        count, device = len(latents), latents[0].device
         return Draws(
-            timestep=torch.rand(count, generator=generator).to(latents.device),
-            noise=torch.randn(latents.shape, generator=generator).to(latents.device),
-            drop=(torch.rand(count, generator=generator) < 0.1).to(latents.device),
+            timestep=torch.rand(count, generator=generator).to(device),
+            noise=[torch.randn(one.shape, generator=generator).to(device) for one in latents],
+            drop=(torch.rand(count, generator=generator) < 0.1).to(device),
         )
 
-    def predict(self, prompts: Sequence[Prompt], latents: Tensor, draws: Draws, *, base: bool = False) -> Prediction:
+    def predict(
+        self, prompts: Sequence[Prompt], latents: Sequence[Tensor], draws: Draws, *, base: bool = False
+    ) -> Prediction:
         reached("predict")
         if base:
             with torch.no_grad():
                 return self._predict(self.base, prompts, latents, draws)
         return self._predict(self.model, prompts, latents, draws)
 
-    def _predict(self, model: ToyModel, prompts: Sequence[Prompt], latents: Tensor, draws: Draws) -> Prediction:
-        time = draws.timestep[:, None, None, None]
-        seen = (1 - time) * latents + time * draws.noise
+    def _predict(
+        self, model: ToyModel, prompts: Sequence[Prompt], latents: Sequence[Tensor], draws: Draws
+    ) -> Prediction:
         colours = model.palette[[word_of(prompt.text) for prompt in prompts]] * (~draws.drop)[:, None]
-        return ToyPrediction(model.gain * (seen - (1 - time)) - colours[:, :, None, None], draws.noise)
+        velocity = []
+        for colour, time, noise, clean in zip(colours, draws.timestep, draws.noise, latents, strict=True):
+            seen = (1 - time) * clean + time * noise
+            velocity.append(model.gain * (seen - (1 - time)) - colour[:, None, None])
+        return ToyPrediction(velocity, draws.noise)
 
     def start_training(self, training: Any, *, base: bool) -> dict[str, torch.nn.Parameter]:
         self.model.probe.requires_grad_(False)

@@ -19,12 +19,23 @@ from srum_bagel.checkpoint import WEIGHTS, read_config, save_model
 from srum_bagel.config import BagelConfig
 from srum_bagel.images import AsTheyAre, Preparation
 from srum_bagel.model import Bagel
+from srum_bagel.mot import Cache
 from srum_bagel.options import Sampling, Thinking, Training
 from srum_bagel.packing import Piece, PieceKind
 from srum_bagel.sampler import sample, shifted
-from srum_bagel.understanding import greedy
+from srum_bagel.understanding import greedy, likeliest, sampled, write
 from srum_bagel.weights import load_weights
-from srum_plugins.contracts import Draws, Generated, GenerationRequest, ModelAdapter, Prediction, Question
+from srum_plugins.contracts import (
+    GREEDY,
+    Answer,
+    Decoding,
+    Draws,
+    Generated,
+    GenerationRequest,
+    ModelAdapter,
+    Prediction,
+    Question,
+)
 from srum_plugins.errors import CheckpointError, ContractError
 from srum_plugins.records import Box, Failure, Prompt, Region
 
@@ -48,7 +59,7 @@ class Dialect(ABC):
     """How a checkpoint was taught to speak: its tokenizer, and how it is asked about boxes."""
 
     longest_answer: int
-    """Tokens after which an open answer is cut off."""
+    """Tokens after which an open answer is cut off, where nobody asks for another budget."""
 
     @abstractmethod
     def encode(self, text: str) -> list[int]:
@@ -73,26 +84,30 @@ class Dialect(ABC):
 
 @dataclass(frozen=True)
 class FlowPrediction:
-    """A predicted velocity (B, C, H, W) with the noise it was made from. In x_t = (1 - t) x0 + t noise it points from
-    data to noise. ``patch`` latent pixels make one side of a token."""
+    """A predicted velocity (T, p * p * C) of latent tokens with the noise it was made from. In x_t = (1 - t) x0 + t
+    noise it points from data to noise. ``patch`` latent pixels make one side of a token."""
 
     velocity: Tensor
     noise: Tensor
     patch: int
 
-    def token_losses(self, latents: Tensor) -> Tensor:
-        """mean_c (v - (noise - x0))^2 per latent token, (B, h, w), float32."""
-        return self._per_token(self.noise - latents)
+    def token_losses(self, latents: Sequence[Tensor]) -> Tensor:
+        """mean_c (v - (noise - x0))^2 per latent token, (T,), float32."""
+        return self._per_token(self.noise - packed_tokens(latents, self.patch))
 
     def token_distance(self, other: Prediction) -> Tensor:
-        """mean_c (v - v')^2 per latent token, (B, h, w), float32."""
+        """mean_c (v - v')^2 per latent token, (T,), float32."""
         if not isinstance(other, FlowPrediction):
             raise ContractError(f"a flow prediction has no distance to a {type(other).__name__}")
         return self._per_token(other.velocity)
 
     def _per_token(self, target: Tensor) -> Tensor:
-        squared = (self.velocity.float() - target.float()).square().mean(dim=1, keepdim=True)
-        return torch.nn.functional.avg_pool2d(squared, self.patch).squeeze(1)
+        return (self.velocity.float() - target.float()).square().mean(dim=1)
+
+
+def packed_tokens(latents: Sequence[Tensor], patch: int) -> Tensor:
+    """The tokens (T, p * p * C) of the latents (C, H, W) of each image, one image after the other."""
+    return torch.cat([patchify(one[None], patch)[0] for one in latents])
 
 
 class BagelAdapter(ModelAdapter):
@@ -205,23 +220,52 @@ class BagelAdapter(ModelAdapter):
 
     # --- understanding --------------------------------------------------------------------------------------
     @torch.no_grad()
-    def answer(self, questions: Sequence[Question]) -> list[str]:
-        """See :meth:`ModelAdapter.answer`."""
-        answers: list[str] = []
-        for start in range(0, len(questions), self.images_per_call):
-            chunk = questions[start : start + self.images_per_call]
-            vision = self._see([question.image for question in chunk])
-            pieces = [
-                [
-                    Piece(PieceKind.VISION, count=len(tokens)),
-                    self._text(self.dialect.ask(question.text, question.box)),
-                ]
-                for question, tokens in zip(chunk, vision, strict=True)
-            ]
-            context = self.model.prefill(pieces, torch.cat(vision))
-            found = greedy(self.model, context, self.dialect.longest_answer)
-            answers += [self.dialect.decode(ids) for ids in found]
-        return answers
+    def answer(self, questions: Sequence[Question], decoding: Decoding = GREEDY) -> list[Answer]:
+        """See :meth:`ModelAdapter.answer`. All questions about one image share one reading of it.
+
+        Raises:
+            ContractError: a question with the answer that it may get is longer than the model's context.
+        """
+        limit = decoding.max_tokens or self.dialect.longest_answer
+        asked = [self._asked(question, limit) for question in questions]
+        groups = list(grouped(id(question.image) for question in questions).values())
+        done: dict[int, Answer] = {}
+        for start in range(0, len(groups), self.images_per_call):
+            chunk = groups[start : start + self.images_per_call]
+            vision = self._see([questions[members[0]].image for members in chunk])
+            images = [[Piece(PieceKind.VISION, count=len(tokens))] for tokens in vision]
+            read = self.model.prefill(images, torch.cat(vision))
+            rows = [(index, row) for row, members in enumerate(chunk) for index in members]
+            for first in range(0, len(rows), self.images_per_call):
+                members, parents = zip(*rows[first : first + self.images_per_call], strict=True)
+                context = self.model.extend(read, [[asked[index]] for index in members], parents=parents)
+                answers = self._continued(context, [questions[index] for index in members], decoding, limit)
+                done |= dict(zip(members, answers, strict=True))
+        return [done[index] for index in range(len(questions))]
+
+    def _asked(self, question: Question, limit: int) -> Piece:
+        """The question's text, if it leaves room for an answer of ``limit`` tokens."""
+        piece = self._text(self.dialect.ask(question.text, question.box))
+        room = self.config.llm.max_position_embeddings - 1  # the image has one position
+        used = len(piece.ids) + 1 + limit
+        if used > room:
+            raise ContractError(
+                f"the question {question.text[:80]!r} with an answer of {limit} tokens takes {used} positions of the "
+                f"model's {room}: shorten it, or give the answer fewer tokens"
+            )
+        return piece
+
+    def _continued(self, context: Cache, questions: Sequence[Question], decoding: Decoding, limit: int) -> list[Answer]:
+        """The answers to questions that were read into the rows of the context."""
+
+        def stopped(ids: Sequence[int]) -> bool:
+            text = self.dialect.decode(ids)
+            return decoding.cut(text) != text
+
+        seeds = [question.seed for question in questions]
+        choose = sampled(decoding, seeds) if decoding.temperature else likeliest
+        written = write(self.model, context, limit, choose, stopped if decoding.stop else None)
+        return [Answer(decoding.cut(self.dialect.decode(one.ids)), one.truncated) for one in written]
 
     @torch.no_grad()
     def choice_logprobs(self, questions: Sequence[Question]) -> list[tuple[float, ...]]:
@@ -292,10 +336,17 @@ class BagelAdapter(ModelAdapter):
         for image, wanted in zip(images, phrases, strict=True):
             regions: list[Region | Failure] = []
             for phrase in wanted:
-                boxes = self.dialect.read_boxes(next(answers), image.size)
+                boxes = self._boxes(next(answers), image.size)
                 regions += [boxes] if isinstance(boxes, Failure) else [Region(box, phrase) for box in boxes]
             located.append(regions)
         return located
+
+    def _boxes(self, answer: Answer, size: tuple[int, int]) -> list[Box] | Failure:
+        """The boxes of an answer that is whole: one that was cut off may lack some, or end in the middle of one."""
+        if answer.truncated:
+            detail = f"cut off after {self.dialect.longest_answer} tokens: {answer.text[:80]!r}"
+            return Failure("truncated answer", detail)
+        return self.dialect.read_boxes(answer.text, size)
 
     def _see(self, images: Sequence[Image.Image]) -> list[Tensor]:
         """Vision tokens (N, D) of each image. An image given twice is read once, and images of one size together."""
@@ -328,27 +379,28 @@ class BagelAdapter(ModelAdapter):
         latents: Tensor = self.autoencoder.encode(pixels.to(self.model.device))
         return latents
 
-    def draw(self, latents: Tensor, generator: torch.Generator) -> Draws:
+    def draw(self, latents: Sequence[Tensor], generator: torch.Generator) -> Draws:
         """t = shift(sigmoid(u)), u ~ N(0, 1), one per image; text dropped in a share of 0.1."""
-        batch = len(latents)
+        batch, device = len(latents), latents[0].device
         timestep = shifted(torch.sigmoid(torch.randn(batch, generator=generator)), self.config.timestep_shift)
-        noise = torch.randn(latents.shape, generator=generator)
+        noise = [torch.randn(one.shape, generator=generator).to(device) for one in latents]
         drop = torch.rand(batch, generator=generator) < TEXT_DROPOUT
-        return Draws(timestep.to(latents.device), noise.to(latents.device), drop.to(latents.device))
+        return Draws(timestep.to(device), noise, drop.to(device))
 
     def predict(
-        self, prompts: Sequence[Prompt], latents: Tensor, draws: Draws, *, base: bool = False
+        self, prompts: Sequence[Prompt], latents: Sequence[Tensor], draws: Draws, *, base: bool = False
     ) -> FlowPrediction:
-        """See :meth:`ModelAdapter.predict`: the velocity at x_t = (1 - t) x0 + t noise."""
+        """See :meth:`ModelAdapter.predict`: the velocity at x_t = (1 - t) x0 + t noise, all images in one forward."""
         patch = self.config.latent_patch_size
-        time = draws.timestep[:, None, None, None]
-        tokens = patchify((1 - time) * latents + time * draws.noise, patch)
-        grid = (latents.shape[2] // patch, latents.shape[3] // patch)
+        grids = [(one.shape[1] // patch, one.shape[2] // patch) for one in latents]
+        clean, noise = packed_tokens(latents, patch), packed_tokens(draws.noise, patch)
+        counts = torch.tensor([height * width for height, width in grids], device=clean.device)
+        time = draws.timestep.repeat_interleave(counts, output_size=len(clean))[:, None]
         texts = [
             [] if dropped else [self._text(prompt.text)]
             for prompt, dropped in zip(prompts, draws.drop.tolist(), strict=True)
         ]
-        inputs = (texts, grid, tokens, draws.timestep)
+        inputs = (texts, grids, (1 - time) * clean + time * noise, draws.timestep)
         if base and self.training.lora_rank:
             with torch.no_grad(), lora.without(self.model):
                 velocity = self.model(*inputs)
@@ -359,7 +411,7 @@ class BagelAdapter(ModelAdapter):
                 velocity = torch.func.functional_call(self.model, self._base, inputs)
         else:
             velocity = self.model(*inputs)
-        return FlowPrediction(unpatchify(velocity, patch, *grid), draws.noise, patch)
+        return FlowPrediction(velocity, noise, patch)
 
     def start_training(self, training: Training, *, base: bool) -> dict[str, torch.nn.Parameter]:
         """See :meth:`ModelAdapter.start_training`. With low-rank adapters the base is the model without them; else it

@@ -14,6 +14,7 @@ from srum_bagel.autoencoder import KLAutoencoder, PixelAutoencoder, build_autoen
 from srum_bagel.config import BagelConfig, read_json
 from srum_bagel.model import Bagel
 from srum_bagel.weights import load_weights, save_weights
+from srum_plugins.attention.contract import Attention
 
 CONFIG, WEIGHTS, AUTOENCODER = "bagel.json", "ema.safetensors", "ae.safetensors"
 
@@ -29,14 +30,17 @@ def save_model(model: Bagel, autoencoder: KLAutoencoder | PixelAutoencoder, fold
     config.replace(folder / CONFIG)
 
 
-def load_model(folder: Path, device: torch.device) -> tuple[Bagel, KLAutoencoder | PixelAutoencoder]:
-    """The model and its autoencoder in evaluation mode, float32.
+def load_model(
+    folder: Path, device: torch.device, attention: Attention | None = None
+) -> tuple[Bagel, KLAutoencoder | PixelAutoencoder]:
+    """The model, with a kernel of attention if it is to use a certain one, and its autoencoder in evaluation mode,
+    float32.
 
     Raises:
         CheckpointError: a file is missing or unreadable, or its tensors do not fit the config.
     """
     config = read_config(folder)
-    model = Bagel(config)
+    model = Bagel(config, attention)
     load_weights(model, [folder / WEIGHTS], device)
     autoencoder = build_autoencoder(config.vae)
     if isinstance(autoencoder, KLAutoencoder):

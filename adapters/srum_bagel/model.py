@@ -7,7 +7,7 @@ own, and it is never trained with the rest.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -15,26 +15,34 @@ from torch import Tensor, nn
 from srum_bagel.config import BagelConfig
 from srum_bagel.embeddings import PositionTable, TimestepEmbedder, grid_ids
 from srum_bagel.mot import Cache, Layout, MoTForCausalLM
-from srum_bagel.packing import Packed, Piece, PieceKind, pack
+from srum_bagel.packing import Context, Packed, Piece, PieceKind, pack, starts
 from srum_bagel.vision import Connector, VisionModel
+from srum_plugins.attention.contract import Attention
+from srum_plugins.attention.sdpa import SDPA
 
 
 @dataclass(frozen=True)
 class DenoisingBlock:
-    """The block [boi, latents, eoi] of every row, laid out once for all steps of a sampling."""
+    """The block [boi, latents, eoi] of every row behind its context, laid out once for all steps of a sampling.
+
+    ``memory`` is the context, or a room that holds it. ``counts`` (B,) are the latent tokens of each row.
+    """
 
     layout: Layout
+    memory: Cache
     positions: Tensor
     marker_ids: Tensor
     latent_ids: Tensor
+    counts: Tensor
 
 
 class Bagel(nn.Module):
-    """See the module's text. ``config`` fixes all shapes."""
+    """See the module's text. ``config`` fixes all shapes; ``attention`` is the kernel (default: torch's SDPA)."""
 
-    def __init__(self, config: BagelConfig) -> None:
+    def __init__(self, config: BagelConfig, attention: Attention | None = None) -> None:
         super().__init__()
         self.config = config
+        self.attention = attention or SDPA()
         dim = config.llm.hidden_size
         self.language_model = MoTForCausalLM(config.llm)
         self.vit_model = VisionModel(config.vit)
@@ -70,10 +78,10 @@ class Bagel(nn.Module):
         own = ("language_model.model.", "vae2llm.", "llm2vae.", "time_embedder.")
         return {name: parameter for name, parameter in self.named_parameters() if name.startswith(own)}
 
-    def pack(self, samples: Sequence[Sequence[Piece]]) -> Packed:
+    def pack(self, samples: Sequence[Sequence[Piece]], contexts: Sequence[Context] = (), past: int = 0) -> Packed:
         """:func:`srum_bagel.packing.pack` with this model's markers and device."""
         tokens = self.config.tokens
-        return pack(samples, tokens.boi, tokens.eoi, self.device)
+        return pack(samples, tokens.boi, tokens.eoi, self.device, contexts, past)
 
     def text(self, ids: Sequence[int]) -> Piece:
         """A text piece: bos, ids, eos."""
@@ -103,10 +111,9 @@ class Bagel(nn.Module):
 
         ``vision`` (Tv, D) are the vision tokens and ``latents`` (Tg, D) the latent tokens, both in packed order.
         """
-        layout = Layout(packed.batch, packed.length, packed.und_cells, packed.gen_cells, packed.mask)
         und = self._und_stream(packed, vision)
         gen = und.new_zeros(0, und.shape[1]) if latents is None else latents
-        und, gen = self.language_model.model(und, gen, packed.positions, layout)
+        und, gen = self.language_model.model(und, gen, packed.positions, self._layout(packed))
         return und, gen
 
     def velocity(self, packed: Packed, noisy: Tensor, timestep: Tensor, ids: Tensor) -> Tensor:
@@ -118,98 +125,116 @@ class Bagel(nn.Module):
     # --- contexts -------------------------------------------------------------------------------------------
     def empty_cache(self, rows: int) -> Cache:
         """A cache of ``rows`` empty contexts."""
-        return Cache(
-            valid=torch.zeros(rows, 0, dtype=torch.bool, device=self.device),
-            ends=torch.zeros(rows, dtype=torch.long, device=self.device),
-        )
+        return Cache((0,) * rows, (0,) * rows)
 
     def prefill(self, samples: Sequence[Sequence[Piece]], vision: Tensor | None) -> Cache:
         """The cache of contexts of pieces (text and vision only, no branches), one a row; rows may be empty."""
-        empty = self.empty_cache(len(samples))
-        packed = self.pack(samples)
-        if packed.length == 0:
-            return empty
-        _, cache = self._continue(packed, self._und_stream(packed, vision), empty)
-        return cache
+        return self.extend(self.empty_cache(len(samples)), samples, vision)
+
+    def extend(
+        self,
+        past: Cache,
+        samples: Sequence[Sequence[Piece]],
+        vision: Tensor | None = None,
+        parents: Sequence[int] | None = None,
+    ) -> Cache:
+        """The cache of samples (as in :meth:`prefill`) that go on from rows of a cache: from the row of the same
+        number, or from that of ``parents``, so that several samples may share what was read before them."""
+        chosen = range(len(samples)) if parents is None else parents
+        contexts = _contexts(past)
+        packed = self.pack(samples, [contexts[row] for row in chosen], past.entries)
+        if packed.und_tokens:
+            return self._continue(packed, self._und_stream(packed, vision), past)[1]
+        keys, values = ([part.index_select(0, packed.memory) for part in parts] for parts in (past.keys, past.values))
+        return Cache(packed.lengths, packed.ends, keys, values)
 
     def _continue(self, packed: Packed, und: Tensor, past: Cache) -> tuple[Tensor, Cache]:
-        batch, length = packed.batch, packed.length
-        rows = packed.und_cells // length
-        layout = Layout(packed.batch, packed.length, packed.und_cells, packed.gen_cells, _with_past(packed.mask, past))
-        positions = packed.positions + past.ends[rows]
-        used = torch.zeros(batch * length, dtype=torch.bool, device=self.device)
-        used[packed.und_cells] = True
-        fresh = Cache(valid=torch.cat([past.valid, used.reshape(batch, length)], dim=1), ends=past.ends + packed.ends)
-        hidden, _ = self.language_model.model(und, und.new_zeros(0, und.shape[1]), positions, layout, past, keep=fresh)
-        if past.length:
-            fresh.keys = [torch.cat(pair, dim=1) for pair in zip(past.keys, fresh.keys, strict=True)]
-            fresh.values = [torch.cat(pair, dim=1) for pair in zip(past.values, fresh.values, strict=True)]
+        fresh = Cache(packed.lengths, packed.ends)
+        nothing = und.new_zeros(0, und.shape[1])
+        hidden, _ = self.language_model.model(und, nothing, packed.positions, self._layout(packed), past, keep=fresh)
         return hidden, fresh
 
     def next_logits(self, ids: Tensor, past: Cache) -> tuple[Tensor, Cache]:
         """Feed one token (B,) to each row: logits (B, V) for the next one, and the longer cache."""
-        rows = len(ids)
-        cells = torch.arange(rows, device=self.device)
-        packed = Packed(
-            batch=rows,
-            length=1,
-            mask=torch.ones(rows, 1, 1, 1, dtype=torch.bool, device=self.device),
-            positions=torch.zeros_like(cells),
-            und_cells=cells,
-            gen_cells=cells[:0],
-            text_rows=cells,
-            text_ids=ids,
-            vision_rows=cells[:0],
-            ends=torch.ones_like(cells),
-        )
+        token = [Piece(PieceKind.TEXT, (0,))]  # which one, only the device knows
+        packed = replace(self.pack([token] * len(ids), _contexts(past), past.entries), text_ids=ids)
         hidden, fresh = self._continue(packed, self._und_stream(packed, None), past)
         logits: Tensor = self.language_model.lm_head(hidden)
         return logits, fresh
 
+    def _layout(self, packed: Packed) -> Layout:
+        return Layout(self.attention, packed.memory, packed.calls, packed.back)
+
     # --- denoising on a context -----------------------------------------------------------------------------
-    def denoising_block(self, context: Cache, height: int, width: int) -> DenoisingBlock:
-        """Lay out an (h, w) block to be denoised on each row of a context."""
-        tokens, rows, count = self.config.tokens, len(context.ends), height * width
-        packed = self.pack([[Piece(PieceKind.LATENT, count=count, noised=True)]] * rows)
-        mask = _with_past(packed.mask, context)
-        length = count + 2
-        cells = torch.cat([packed.und_cells, packed.gen_cells])
+    def denoising_block(self, context: Cache, grids: Sequence[tuple[int, int]]) -> DenoisingBlock:
+        """Lay out a block to be denoised on each row of a context; ``grids`` are their (h, w)."""
+        return self._block(self._behind(context, grids), context, grids)
+
+    def denoising_room(self, context: Cache, grids: Sequence[tuple[int, int]]) -> Cache:
+        """Memory for contexts and blocks together, the contexts in place: what :meth:`in_room` needs."""
+        packed = self._behind(context, grids)
+        places = packed.memory.argsort()[: context.entries]
+        width = (self.config.llm.num_key_value_heads, self.config.llm.head_dim)
+
+        def roomy(part: Tensor | None) -> Tensor:
+            room = torch.empty(len(packed.memory), *width, device=self.device, dtype=self.dtype)
+            return room if part is None else room.index_copy_(0, places, part)
+
+        layers = [context.layer(index) or (None, None) for index in range(self.config.llm.num_hidden_layers)]
+        keys, values = ([roomy(pair[side]) for pair in layers] for side in (0, 1))
+        return Cache(packed.lengths, packed.ends, keys, values)
+
+    def in_room(self, context: Cache, grids: Sequence[tuple[int, int]], room: Cache) -> DenoisingBlock:
+        """As :meth:`denoising_block`, for many steps: only a block's own keys and values are written. ``room`` was made
+        for this context and these grids, or for more rows of which these are the first. Without gradient."""
+        packed = self._behind(context, grids)
+        size = len(packed.memory)
+        memory = Cache(room.lengths, room.ends, [k[:size] for k in room.keys], [v[:size] for v in room.values])
+        block = self._block(packed, memory, grids)
+        places = packed.memory.argsort()[context.entries :]
+        return replace(block, layout=replace(block.layout, memory=places, in_place=True))
+
+    def _behind(self, context: Cache, grids: Sequence[tuple[int, int]]) -> Packed:
+        blocks = [[Piece(PieceKind.LATENT, count=height * width, noised=True)] for height, width in grids]
+        return self.pack(blocks, _contexts(context), context.entries)
+
+    def _block(self, packed: Packed, memory: Cache, grids: Sequence[tuple[int, int]]) -> DenoisingBlock:
         return DenoisingBlock(
-            layout=Layout(packed.batch, packed.length, packed.und_cells, packed.gen_cells, mask),
-            positions=context.ends[cells // length],
-            marker_ids=torch.tensor([tokens.boi, tokens.eoi], device=self.device).repeat(rows),
-            latent_ids=self.latent_ids(height, width),
+            layout=self._layout(packed),
+            memory=memory,
+            positions=packed.positions,
+            marker_ids=packed.text_ids,
+            latent_ids=torch.cat([self.latent_ids(*grid) for grid in grids]),
+            counts=torch.tensor([height * width for height, width in grids], device=self.device),
         )
 
-    def denoise(self, block: DenoisingBlock, context: Cache, noisy: Tensor, timestep: Tensor) -> Tensor:
-        """Velocity (B, N, p * p * C) of latent tokens (B, N, p * p * C) at timesteps (B,); the context is only read."""
-        rows, count, _ = noisy.shape
-        gen = self.latent_tokens(noisy.flatten(0, 1), timestep.repeat_interleave(count), block.latent_ids.repeat(rows))
+    def denoise(self, block: DenoisingBlock, noisy: Tensor, timestep: Tensor) -> Tensor:
+        """Velocity (T, p * p * C) of the latent tokens (T, p * p * C) of all rows at timesteps (B,)."""
+        time = timestep.repeat_interleave(block.counts, output_size=len(noisy))
+        gen = self.latent_tokens(noisy, time, block.latent_ids)
         und = self.language_model.model.embed_tokens(block.marker_ids)
-        _, hidden = self.language_model.model(und, gen, block.positions, block.layout, context)
+        _, hidden = self.language_model.model(und, gen, block.positions, block.layout, block.memory)
         out: Tensor = self.llm2vae(hidden)
-        return out.reshape(rows, count, -1)
+        return out
 
     def forward(
-        self, texts: Sequence[Sequence[Piece]], grid: tuple[int, int], noisy: Tensor, timestep: Tensor
+        self, texts: Sequence[Sequence[Piece]], grids: Sequence[tuple[int, int]], noisy: Tensor, timestep: Tensor
     ) -> Tensor:
-        """As in training: velocity (B, N, p * p * C) of latent tokens (B, N, p * p * C) of an (h, w) grid at timesteps
-        (B,), each row after its own text. The text is read without a graph unless training moves what reads it."""
+        """As in training: velocity (T, p * p * C) of the latent tokens (T, p * p * C) of images with (h, w) grids at
+        timesteps (B,), each after its own text, which is read without a graph unless training moves what reads it."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.trains_reading):
             context = self.prefill(texts, None)
-        return self.denoise(self.denoising_block(context, *grid), context, noisy, timestep)
+        return self.denoise(self.denoising_block(context, grids), noisy, timestep)
 
     def _und_stream(self, packed: Packed, vision: Tensor | None) -> Tensor:
         text: Tensor = self.language_model.model.embed_tokens(packed.text_ids)
         if vision is None or not len(packed.vision_rows):
             return text
-        stream = text.new_zeros(len(packed.und_cells), text.shape[1])
+        stream = text.new_zeros(packed.und_tokens, text.shape[1])
         return stream.index_copy(0, packed.text_rows, text).index_copy(0, packed.vision_rows, vision)
 
 
-def _with_past(mask: Tensor, past: Cache) -> Tensor:
-    """A (B, 1, L, L) mask widened by the cache entries in use, which every new token sees."""
-    if not past.length:
-        return mask
-    seen = past.valid[:, None, None, :].expand(-1, 1, mask.shape[2], -1)
-    return torch.cat([seen, mask], dim=3)
+def _contexts(cache: Cache) -> list[Context]:
+    """The rows of a cache as what samples go on from."""
+    parts = zip(starts(cache.lengths), cache.lengths, cache.ends, strict=True)
+    return [Context(start, length, position) for start, length, position in parts]

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import Qwen2Config
@@ -21,60 +20,63 @@ from transformers.models.qwen2.modeling_qwen2 import (
 )
 
 from srum_bagel.config import LanguageConfig
+from srum_bagel.packing import Call
+from srum_plugins.attention.contract import Attention
 
 
 @dataclass
 class Cache:
-    """Keys and values of the contexts of several rows: per layer (B, C, Hk, hd), after norm and RoPE.
+    """Keys and values of the contexts of several rows, one row after the other: per layer (C, Hk, hd), after norm and
+    RoPE. ``lengths`` are each row's entries, ``ends`` its next position; without entries there are no layers."""
 
-    ``valid`` (B, C) marks the entries in use; ``ends`` (B,) is the next position of each row.
-    """
-
-    valid: Tensor
-    ends: Tensor
+    lengths: tuple[int, ...]
+    ends: tuple[int, ...]
     keys: list[Tensor] = field(default_factory=list)
     values: list[Tensor] = field(default_factory=list)
 
     @property
-    def length(self) -> int:
-        """Entries per row, padding included."""
-        return int(self.valid.shape[1])
+    def entries(self) -> int:
+        """Entries of all rows."""
+        return sum(self.lengths)
+
+    def layer(self, index: int) -> tuple[Tensor, Tensor] | None:
+        """Keys and values of a layer, or None if there are none."""
+        return (self.keys[index], self.values[index]) if self.keys else None
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the tokens of both streams sit in the padded attention layout (B, L), and what may see what.
+    """Who sees what, for all layers alike: the calls of attention, and how the keys that they see come together.
 
-    ``und_cells`` and ``gen_cells`` index the flattened layout; ``mask`` is (B, 1, L, K) with K = L, or cache length + L
-    when keys of a cache come first.
+    ``memory`` are the rows of cat(past, und, gen) that keys and values are gathered from, in the order in which calls
+    see them. With ``in_place`` the past has room for the new ones, and ``memory`` says where in it they are written:
+    nothing that is there is copied. ``back`` is :attr:`srum_bagel.packing.Packed.back`.
     """
 
-    batch: int
-    length: int
-    und_cells: Tensor
-    gen_cells: Tensor
-    mask: Tensor
+    attention: Attention
+    memory: Tensor
+    calls: tuple[Call, ...]
+    back: Tensor
+    in_place: bool = False
 
-    def scatter(self, tokens: Tensor) -> Tensor:
-        """Tokens (Tu + Tg, ...) in cat(und, gen) order to (B, L, ...), zero where padded."""
-        cells = torch.cat([self.und_cells, self.gen_cells])
-        padded = tokens.new_zeros(self.batch * self.length, *tokens.shape[1:])
-        filled = padded.index_copy(0, cells, tokens)
-        return filled.reshape(self.batch, self.length, *tokens.shape[1:])
+    def remember(self, new: Tensor, past: Tensor | None) -> Tensor:
+        """All keys (M, Hk, hd), or values, that are seen: those of the past and the new ones (T, Hk, hd)."""
+        if past is None:
+            return new.index_select(0, self.memory)
+        if self.in_place:
+            return past.index_copy_(0, self.memory, new)
+        return torch.cat([past, new]).index_select(0, self.memory)
 
-
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    """Attention of queries (B, L, Hq, hd) over keys and values (B, K, Hk, hd) where ``mask`` (B, 1, L, K) is true."""
-    # On a CPU, autocast must not reach it: its backward pass in bfloat16 takes several times as long as in float32.
-    with torch.autocast("cpu", enabled=False):
-        out = F.scaled_dot_product_attention(
-            q.transpose(1, 2),
-            k.transpose(1, 2),
-            v.to(q.dtype).transpose(1, 2),
-            attn_mask=mask,
-            enable_gqa=q.shape[2] != k.shape[2],
-        )
-    return out.transpose(1, 2)
+    # Compiled with a layer, a call would be compiled anew for every mixture of lengths.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # torch does not annotate it
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attention (T, Hq, hd) of queries (T, Hq, hd) over what :meth:`remember` gave."""
+        parts = []
+        for call in self.calls:
+            seen = (k, v) if call.keys is None else (k.index_select(0, call.keys), v.index_select(0, call.keys))
+            parts.append(self.attention.attend(q.index_select(0, call.queries), *seen, call.segments))
+        out = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return out.index_select(0, self.back)
 
 
 class MoTAttention(nn.Module):
@@ -100,7 +102,7 @@ class MoTAttention(nn.Module):
         rope: tuple[Tensor, Tensor],
         past: tuple[Tensor, Tensor] | None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Both streams' outputs, and this call's keys and values (B, L, Hk, hd)."""
+        """Both streams' outputs, and the keys and values (M, Hk, hd) that were seen."""
         parts = []
         if len(und):
             q, k, v = (self._heads(linear(und)) for linear in (self.q_proj, self.k_proj, self.v_proj))
@@ -111,14 +113,11 @@ class MoTAttention(nn.Module):
             parts.append((self.q_norm_moe_gen(q), self.k_norm_moe_gen(k), v))
         q, k, v = (torch.cat(streams) for streams in zip(*parts, strict=True))
         q, k = apply_rotary_pos_emb(q, k, *rope)
-        q, k, v = layout.scatter(q), layout.scatter(k), layout.scatter(v)
-        if past is None:
-            out = attend(q, k, v, layout.mask)
-        else:
-            out = attend(q, torch.cat([past[0], k], dim=1), torch.cat([past[1], v], dim=1), layout.mask)
-        flat = out.flatten(0, 1).flatten(1)
-        und_out = self.o_proj(flat.index_select(0, layout.und_cells)) if len(und) else und
-        gen_out = self.o_proj_moe_gen(flat.index_select(0, layout.gen_cells)) if len(gen) else gen
+        k = layout.remember(k, None if past is None else past[0])
+        v = layout.remember(v.to(q.dtype), None if past is None else past[1])
+        flat = layout.attend(q, k, v).flatten(1)
+        und_out = self.o_proj(flat[: len(und)]) if len(und) else und
+        gen_out = self.o_proj_moe_gen(flat[len(und) :]) if len(gen) else gen
         return und_out, gen_out, k, v
 
     def _heads(self, projected: Tensor) -> Tensor:
@@ -145,7 +144,7 @@ class MoTLayer(nn.Module):
         rope: tuple[Tensor, Tensor],
         past: tuple[Tensor, Tensor] | None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Both streams after this layer, and the keys and values it attended with."""
+        """Both streams after this layer, and the keys and values that it attended with."""
         und_norm = self.input_layernorm(und) if len(und) else und
         gen_norm = self.input_layernorm_moe_gen(gen) if len(gen) else gen
         und_out, gen_out, k, v = self.self_attn(und_norm, gen_norm, layout, rope, past)
@@ -190,12 +189,12 @@ class MoTModel(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Final hidden states of both streams, (Tu, D) and (Tg, D).
 
-        ``positions`` (Tu + Tg) are in cat(und, gen) order. ``past`` is read; the new keys and values are appended to
-        ``keep`` if given.
+        ``positions`` (Tu + Tg) are in cat(und, gen) order. ``past`` is what the layout says that tokens go on from; the
+        keys and values that were seen are appended to ``keep`` if given.
         """
         rope = self.rotary(und if len(und) else gen, positions)
         for index, layer in enumerate(self.layers):
-            cached = (past.keys[index], past.values[index]) if past is not None and past.length else None
+            cached = None if past is None else past.layer(index)
             if self.checkpointing and torch.is_grad_enabled():
                 und, gen, k, v = checkpoint(layer, und, gen, layout, rope, cached, use_reentrant=False)
             else:

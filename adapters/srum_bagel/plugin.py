@@ -8,6 +8,7 @@ from typing import Any
 
 from srum_bagel.hub import local_folder
 from srum_bagel.options import PRESETS, AdapterOptions, Thinking, Training
+from srum_plugins.attention.contract import Attention, Heads
 from srum_plugins.contracts import Capability
 from srum_plugins.hookspecs import hookimpl
 from srum_plugins.providers import Provider
@@ -31,14 +32,21 @@ def srum_model_adapters() -> list[Provider]:
             extra="pip install 'srum-plugins[bagel]'",
             identity=_identity,
             weightless=_weightless,
+            heads=_heads,
         )
     ]
 
 
-def _adapter(options: AdapterOptions, device: str) -> Any:
+def _adapter(options: AdapterOptions, device: str, attention: Attention | None = None) -> Any:
     from srum_bagel.released import build
 
-    return build(options, device)
+    return build(options, device, attention)
+
+
+def _heads(options: AdapterOptions) -> Heads:
+    from srum_bagel.released import heads
+
+    return heads(options)
 
 
 def _weightless(options: AdapterOptions) -> Any:

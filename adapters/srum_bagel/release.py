@@ -20,6 +20,7 @@ from srum_bagel.autoencoder import KLAutoencoder
 from srum_bagel.config import AutoencoderConfig, BagelConfig, LanguageConfig, SpecialTokens, VisionConfig, read_json
 from srum_bagel.model import Bagel
 from srum_bagel.weights import Choice, Shapes, load_weights, save_weights, shapes, weight_files
+from srum_plugins.attention.contract import Attention
 from srum_plugins.errors import CheckpointError
 
 LANGUAGE, VISION, AUTOENCODER = "llm_config.json", "vit_config.json", "ae.safetensors"
@@ -67,7 +68,7 @@ def read_release(folder: Path, tokens: SpecialTokens, choice: Choice = "auto") -
     """
     weights = weight_files(folder, choice)
     stored = shapes(weights)
-    language = _language(_read(folder / LANGUAGE), folder / LANGUAGE)
+    language = language_config(folder)
     autoencoder = _autoencoder(shapes([folder / AUTOENCODER]), folder / AUTOENCODER)
     source = weights[0] if len(weights) == 1 else folder
     vision = _vision(_read(folder / VISION), folder / VISION)
@@ -142,7 +143,14 @@ def _numbers(data: Mapping[str, Any], file: Path, **kinds: type) -> dict[str, An
     return {name: kind(data[name]) for name, kind in kinds.items()}
 
 
-def _language(data: dict[str, Any], file: Path) -> LanguageConfig:
+def language_config(folder: Path) -> LanguageConfig:
+    """The dimensions of the language model of a checkpoint folder.
+
+    Raises:
+        CheckpointError: the file is missing or damaged, or a value is one that BAGEL does not have.
+    """
+    file = folder / LANGUAGE
+    data = _read(file)
     rope = data.get("rope_parameters") or {}
     merged = {"rms_norm_eps": 1e-6, "max_position_embeddings": 32768, "rope_theta": rope.get("rope_theta", 1e6), **data}
     config = LanguageConfig(
@@ -232,7 +240,9 @@ def _root(square: float, name: str, source: Path) -> int:
 # --- the model -----------------------------------------------------------------------------------------------
 
 
-def load_release(release: Release, device: torch.device, dtype: torch.dtype) -> tuple[Bagel, KLAutoencoder]:
+def load_release(
+    release: Release, device: torch.device, dtype: torch.dtype, attention: Attention | None = None
+) -> tuple[Bagel, KLAutoencoder]:
     """The model with weights of ``dtype``, and its autoencoder in float32, in evaluation mode on the device. Weights
     go there one by one: the host never holds more than one of them beyond what it has mapped.
 
@@ -242,7 +252,7 @@ def load_release(release: Release, device: torch.device, dtype: torch.dtype) -> 
     from accelerate import init_empty_weights
 
     with init_empty_weights():
-        model = Bagel(release.config)
+        model = Bagel(release.config, attention)
     load_weights(model, release.weights, device, dtype)
     autoencoder = KLAutoencoder(release.config.vae)
     levels = len(release.config.vae.arguments["block_out_channels"])

@@ -14,9 +14,10 @@ from srum_bagel.hub import local_folder
 from srum_bagel.images import Resized, ResizeRule
 from srum_bagel.memory import weightless
 from srum_bagel.options import AdapterOptions
-from srum_bagel.release import Release, is_release, load_release, read_release, save_release
+from srum_bagel.release import Release, is_release, language_config, load_release, read_release, save_release
 from srum_bagel.tokenizer import Tokenizer
 from srum_bagel.weights import load_weights, weight_files
+from srum_plugins.attention.contract import Attention, Heads
 from srum_plugins.contracts import Weightless
 from srum_plugins.errors import CheckpointError, ConfigError
 from srum_plugins.records import Box, Failure
@@ -59,8 +60,15 @@ class PlainDialect(Dialect):
 class ReleasedBagel(BagelAdapter):
     """A checkpoint folder of the released layout, saved as it was found."""
 
-    def __init__(self, release: Release, tokenizer: Tokenizer, options: AdapterOptions, device: torch.device) -> None:
-        model, autoencoder = load_release(release, device, getattr(torch, options.dtype))
+    def __init__(
+        self,
+        release: Release,
+        tokenizer: Tokenizer,
+        options: AdapterOptions,
+        device: torch.device,
+        attention: Attention | None = None,
+    ) -> None:
+        model, autoencoder = load_release(release, device, getattr(torch, options.dtype), attention)
         super().__init__(
             model,
             autoencoder,
@@ -90,7 +98,17 @@ def preparation(config: BagelConfig) -> Resized:
     )
 
 
-def build(options: AdapterOptions, device: str) -> ReleasedBagel:
+def heads(options: AdapterOptions) -> Heads:
+    """The heads of the checkpoint's attention.
+
+    Raises:
+        CheckpointError: the folder holds no BAGEL.
+    """
+    config = language_config(local_folder(options.checkpoint, options.revision))
+    return Heads(config.num_attention_heads, config.num_key_value_heads, config.head_dim, options.dtype)
+
+
+def build(options: AdapterOptions, device: str, attention: Attention | None = None) -> ReleasedBagel:
     """Load the checkpoint. All that its small files and headers tell is checked before any weight is read.
 
     Raises:
@@ -98,7 +116,7 @@ def build(options: AdapterOptions, device: str) -> ReleasedBagel:
         ConfigError: ``checkpoint`` is no place, or ``size`` does not fit the model.
     """
     release, tokenizer = _read(options, local_folder(options.checkpoint, options.revision))
-    return ReleasedBagel(release, tokenizer, options, torch.device(device))
+    return ReleasedBagel(release, tokenizer, options, torch.device(device), attention)
 
 
 def without_weights(options: AdapterOptions) -> Weightless:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from srum_bagel.model import Bagel
@@ -63,45 +62,37 @@ def sample(
     away from nothing: where all contexts are empty, every branch is the same. All branches of a step run in one batch.
     """
     times = schedule(sampling.points, sampling.shift)
-    guides = sampling.guidance > 1 and context.length + unconditional.length > 0
+    guides = sampling.guidance > 1 and context.entries + unconditional.entries > 0
     guided = [guides and sampling.interval[0] < t <= sampling.interval[1] for t in times[:-1]]
-    plain_block = model.denoising_block(context, *grid)
     branches = [context, unconditional]
     if text_only is not None and sampling.image_guidance > 1:
         branches.append(text_only)
     stacked = stack(branches) if any(guided) else context
-    guided_block = model.denoising_block(stacked, *grid) if any(guided) else plain_block
+    rows, repeats = len(noise), len(branches)
+    grids = [grid] * len(stacked.lengths)
+    room = model.denoising_room(stacked, grids)
+    plain_block, guided_block = model.in_room(context, grids[:rows], room), model.in_room(stacked, grids, room)
     x = noise.float()
     for step, (now, after) in enumerate(pairwise(times)):
-        time = torch.full((len(x),), now, device=x.device)
+        time = torch.full((rows,), now, device=x.device)
+        tokens = x.flatten(0, 1)
         if guided[step]:
-            repeats = len(branches)
-            all_branches = model.denoise(guided_block, stacked, x.repeat(repeats, 1, 1), time.repeat(repeats))
-            parts = all_branches.float().chunk(len(branches))
+            all_branches = model.denoise(guided_block, tokens.repeat(repeats, 1), time.repeat(repeats))
+            parts = all_branches.float().reshape(repeats, *x.shape)
             velocity = guide(parts[0], parts[1], parts[2] if len(parts) > 2 else parts[0], sampling)
         else:
-            velocity = model.denoise(plain_block, context, x, time).float()
+            velocity = model.denoise(plain_block, tokens, time).float().reshape(x.shape)
         x = x - velocity * (now - after)
     return x
 
 
 def stack(caches: Sequence[Cache]) -> Cache:
-    """The rows of several caches as one, padded to the longest."""
-    length = max(cache.length for cache in caches)
-    filled = [cache for cache in caches if cache.length]
-
-    def rows(name: str, layer: int) -> Tensor:
-        like = getattr(filled[0], name)[layer]
-        parts = []
-        for cache in caches:
-            part = getattr(cache, name)[layer] if cache.length else like.new_zeros(len(cache.ends), 0, *like.shape[2:])
-            parts.append(F.pad(part, (0, 0, 0, 0, 0, length - cache.length)))
-        return torch.cat(parts)
-
+    """The rows of several caches as one."""
+    filled = [cache for cache in caches if cache.entries]
     layers = range(len(filled[0].keys)) if filled else range(0)
     return Cache(
-        valid=torch.cat([F.pad(cache.valid, (0, length - cache.length)) for cache in caches]),
-        ends=torch.cat([cache.ends for cache in caches]),
-        keys=[rows("keys", layer) for layer in layers],
-        values=[rows("values", layer) for layer in layers],
+        lengths=tuple(length for cache in caches for length in cache.lengths),
+        ends=tuple(end for cache in caches for end in cache.ends),
+        keys=[torch.cat([cache.keys[layer] for cache in filled]) for layer in layers],
+        values=[torch.cat([cache.values[layer] for cache in filled]) for layer in layers],
     )

@@ -9,6 +9,7 @@ from srum_bagel.adapter import BagelAdapter, Dialect
 from srum_bagel.checkpoint import load_model, read_config
 from srum_bagel.memory import weightless
 
+from srum_plugins.attention.contract import Attention, Heads
 from srum_plugins.contracts import Weightless
 from srum_plugins.errors import CheckpointError
 from srum_plugins.records import Box, Failure
@@ -44,14 +45,24 @@ class ShapesDialect(Dialect):
         return parse_boxes(answer)
 
 
-def build(options: AdapterOptions, device: str) -> BagelAdapter:
+def heads(options: AdapterOptions) -> Heads:
+    """The heads of the checkpoint's attention.
+
+    Raises:
+        CheckpointError: the folder holds no model.
+    """
+    config = read_config(options.folder).llm
+    return Heads(config.num_attention_heads, config.num_key_value_heads, config.head_dim, "float32")
+
+
+def build(options: AdapterOptions, device: str, attention: Attention | None = None) -> BagelAdapter:
     """Load the checkpoint.
 
     Raises:
         CheckpointError: the folder holds no model of the drawn world's vocabulary.
     """
     folder = options.folder
-    model, autoencoder = load_model(folder, torch.device(device))
+    model, autoencoder = load_model(folder, torch.device(device), attention)
     if model.config.llm.vocab_size != len(WORDS) or model.config.tokens.eos != EOS:
         raise CheckpointError(f"{folder} was not trained with the drawn world's vocabulary of {len(WORDS)} words")
     return BagelAdapter(model, autoencoder, ShapesDialect(), (SIDE, SIDE))

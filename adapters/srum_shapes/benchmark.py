@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 from scipy.optimize import linear_sum_assignment
 
-from srum_plugins.contracts import Benchmark, ModelAdapter, Question, UnderstandingReport, Verdict
+from srum_plugins.contracts import Answer, Benchmark, ModelAdapter, Question, UnderstandingReport, Verdict
 from srum_plugins.errors import ContractError
 from srum_plugins.records import Box, Failure, Prompt, Region
 from srum_shapes import oracle
@@ -82,10 +82,10 @@ def _marks(kind: str, pairs: Sequence[tuple[Image.Image, Item]], model: ModelAda
     choices = CHOICES.get(kind, ())
     questions = [_question(image, item, choices) for image, item in pairs]
     if choices:
-        answers = [choices[int(np.argmax(row))] for row in model.choice_logprobs(questions)]
+        answers = [Answer(choices[int(np.argmax(row))]) for row in model.choice_logprobs(questions)]
     else:
         answers = model.answer(questions)
-    return [float(answer == item.answer) for answer, item in zip(answers, items, strict=True)]
+    return [float(answer == Answer(item.answer)) for answer, item in zip(answers, items, strict=True)]
 
 
 def _question(image: Image.Image, item: Item, choices: tuple[str, ...]) -> Question:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+from srum_plugins.attention.contract import Attention, Heads
 from srum_plugins.contracts import Capability
 from srum_plugins.hookspecs import hookimpl
 from srum_plugins.providers import Provider
@@ -25,6 +26,7 @@ def srum_model_adapters() -> list[Provider]:
             capabilities=frozenset(set(Capability) - {Capability.THINK}),
             identity=_weights,
             weightless=_weightless,
+            heads=_heads,
         )
     ]
 
@@ -56,10 +58,16 @@ def srum_benchmarks() -> list[Provider]:
     ]
 
 
-def _adapter(options: AdapterOptions, device: str) -> Any:
+def _adapter(options: AdapterOptions, device: str, attention: Attention | None = None) -> Any:
     from srum_shapes.adapter import build
 
-    return build(options, device)
+    return build(options, device, attention)
+
+
+def _heads(options: AdapterOptions) -> Heads:
+    from srum_shapes.adapter import heads
+
+    return heads(options)
 
 
 def _weightless(options: AdapterOptions) -> Any:

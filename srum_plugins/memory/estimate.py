@@ -18,7 +18,7 @@ from srum_plugins.memory.tracker import Tracker, ValueNeededError, fused_attenti
 from srum_plugins.memory.training import network_bytes, rehearse
 from srum_plugins.memory.workload import STAGES, Drawing, Estimate, Size, Work, Workload
 from srum_plugins.records import Prompt
-from srum_plugins.stages.train import ENCODE_BATCH
+from srum_plugins.stages.dataset import ENCODE_BATCH
 
 
 def estimate(make: Callable[[], Weightless], workload: Workload) -> Estimate:

@@ -20,7 +20,7 @@ from srum_plugins.records import Candidate, Grounding, Judgement, Prompt, Score
 from srum_plugins.rewards.maps import RewardMap
 from srum_plugins.stages import optimizers
 from srum_plugins.stages.checkpoints import Parameters, TrainingState
-from srum_plugins.stages.train import Dataset
+from srum_plugins.stages.dataset import Dataset
 
 FOREACH = ("cuda", "xpu")
 """Types of devices where torch's AdamW moves all parameters together, which takes more memory than one by one."""
@@ -130,11 +130,11 @@ def _data(
         rewards.append(Reward(name, RewardMap(width, height, (), alpha=1.0, background=1.0), score))
     examples = objective.examples(judged, rewards)
     grid = model.token_grid(width, height)
-    maps = torch.stack([reward_map.tokens(*grid) for reward_map in examples[0].maps])
     return Dataset(
         examples=examples[:1],
         latents={one.candidate.id: torch.zeros(latents.shape[1:], dtype=latents.dtype) for one in judged},
-        weights=maps[:, None].unbind(0),
+        grids=[grid],
+        weights=[[reward_map.tokens(*grid).flatten() for reward_map in examples[0].maps]],
         size=settings.batch,
         seed=0,
         device=latents.device,

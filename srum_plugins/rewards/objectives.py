@@ -208,12 +208,19 @@ class Paired(Objective):
 
         o = self._options
         prompts = (*batch.prompts, *batch.prompts)
-        latents = torch.cat([batch.latents[0], batch.latents[1]])
-        both = Draws(*(torch.cat([part, part]) for part in (draws.timestep, draws.noise, draws.drop)))
+        latents = (*batch.latents[0], *batch.latents[1])
+        both = Draws(draws.timestep.repeat(2), (*draws.noise, *draws.noise), draws.drop.repeat(2))
         prediction = model.predict(prompts, latents, both)
         base = model.predict(prompts, latents, both, base=True)
-        winner, loser = _image_losses(prediction, latents).chunk(2)
-        base_winner, base_loser = _image_losses(base, latents).detach().chunk(2)
+
+        def image_losses(of: Prediction) -> tuple[Tensor, Tensor]:
+            """The mean token losses (B,) of winners and losers."""
+            halves = of.token_losses(latents).chunk(2)
+            winners, losers = (torch.stack([one.mean() for one in batch.by_image(half)]) for half in halves)
+            return winners, losers
+
+        winner, loser = image_losses(prediction)
+        base_winner, base_loser = (losses.detach() for losses in image_losses(base))
         margin = (loser - base_loser) - (winner - base_winner)
         if o.preference == "logistic":
             margin = o.beta * margin
@@ -232,11 +239,6 @@ class Paired(Objective):
             "loser_loss": loser.mean(),
         }
         return loss, {name: value.detach() for name, value in metrics.items()}
-
-
-def _image_losses(prediction: Prediction, latents: Tensor) -> Tensor:
-    """The mean token loss of each image, (B,)."""
-    return prediction.token_losses(latents).mean(dim=(1, 2))
 
 
 def _rewarded(items: Sequence[Judged], rewards: Sequence[Reward | None]) -> list[Rewarded]:

@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 import torch
 from PIL import Image
 
+from srum_plugins.attention.contract import Attention, Heads
+from srum_plugins.attention.probe import choose
 from srum_plugins.config import Choice, RunConfig
 from srum_plugins.contracts import Aggregator, Benchmark, Grounder, Judge, ModelAdapter, Objective, PromptSet
 from srum_plugins.errors import ConfigError, ContractError
@@ -43,6 +45,7 @@ class Session:
             versions=config.versions,
         )
         self._stages: dict[str, StageDirectory] = {}
+        self._kernels: dict[Heads, Attention] = {}
         self._model: ModelAdapter | None = None
         self._weights: Path | None = None  # the trained weights in self._model; None: as the factory gave it
 
@@ -110,12 +113,23 @@ class Session:
             device = self.config.run.device
             if torch.device(device).type == "cuda" and not torch.cuda.is_available():
                 raise ConfigError(f"run.device is {device}, but torch finds no CUDA device here; run.device=cpu works")
-            self._model = self._build(Kind.ADAPTER, ModelAdapter, device)
+            choice = self.choice(Kind.ADAPTER)
+            heads = choice.registered.provider.heads
+            attention = [] if heads is None else [self._attention(heads(choice.options))]
+            self._model = self._build(Kind.ADAPTER, ModelAdapter, device, *attention)
         model: ModelAdapter = self._model
         if weights is not None and self._weights != weights:
             model.load_trained(weights)
             self._weights = weights
         return model
+
+    def _attention(self, heads: Heads) -> Attention:
+        """The kernel for these heads; tried once."""
+        if heads not in self._kernels:
+            found = choose(self.choice(Kind.ATTENTION), self.host, heads, self.config.run.device)
+            self._kernels[heads] = found.kernel
+            self.host.hook.srum_attention_chosen(run=self.info, attention=found.name, refused=found.refused)
+        return self._kernels[heads]
 
     def model_for(self, kind: Kind) -> ModelAdapter | None:
         """The model, if this provider says that it needs it."""

@@ -8,27 +8,23 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from srum_plugins.config import TrainSection
-from srum_plugins.contracts import Example, ModelAdapter, TrainBatch
+from srum_plugins.contracts import ModelAdapter, TrainBatch
 from srum_plugins.errors import ContractError, StageError
 from srum_plugins.pictures import training_curve
 from srum_plugins.providers import Kind
-from srum_plugins.runs.files import read_image, write_folder
+from srum_plugins.runs.files import write_folder
 from srum_plugins.runs.fingerprint import stable_seed
 from srum_plugins.runs.store import StageDirectory
 from srum_plugins.stages import generate, optimizers, reward
 from srum_plugins.stages.checkpoints import TrainingState, checkpoints, resume, save
+from srum_plugins.stages.dataset import Dataset
 from srum_plugins.stages.session import Session, Stage
-
-ENCODE_BATCH = 32  # images
 
 
 def ingredients(session: Session) -> dict[str, Any]:
@@ -152,82 +148,6 @@ def learning_rate(settings: TrainSection, step: int) -> float:
     if settings.decay == "cosine":
         return settings.lr * 0.5 * (1.0 + math.cos(math.pi * share))
     return settings.lr
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """The training examples, encoded once. ``latents`` (C, H, W) by candidate, on the CPU; ``weights[r]`` (N, h, w) of
-    role ``r``."""
-
-    examples: list[Example]
-    latents: Mapping[str, Tensor]
-    weights: tuple[Tensor, ...]
-    size: int
-    seed: int
-    device: torch.device
-
-    @classmethod
-    def build(cls, session: Session, model: ModelAdapter, examples: list[Example]) -> Dataset:
-        """Read and encode the images that take part, and bring the reward maps to the token grid."""
-        objective = session.choice(Kind.OBJECTIVE).name
-        roles = {(len(example.candidates), len(example.maps)) for example in examples}
-        if len(roles) > 1 or any(candidates != maps for candidates, maps in roles):
-            raise ContractError(f"objective {objective!r}: every example needs the same roles, each with its map")
-        records = {candidate.id: candidate for candidate in generate.read_candidates(session)}
-        wanted = list(dict.fromkeys(name for example in examples for name in example.candidates))
-        if unknown := [name for name in wanted if name not in records]:
-            raise ContractError(f"objective {objective!r} asks for candidates that do not exist: {unknown[0]!r}")
-        sizes = sorted({(records[name].width, records[name].height) for name in wanted})
-        if len(sizes) > 1:
-            shown = ", ".join(f"{width}x{height}" for width, height in sizes)
-            raise StageError(
-                f"the candidates have different sizes ({shown}), and a batch needs one: set generate.width and "
-                "generate.height"
-            )
-        folder = session.directory(generate.STAGE).path
-        latents: dict[str, Tensor] = {}
-        device = torch.device("cpu")
-        torch.manual_seed(stable_seed(session.config.run.seed, "encode"))  # for encoders that sample: a resumed run too
-        for start in range(0, len(wanted), ENCODE_BATCH):
-            names = wanted[start : start + ENCODE_BATCH]
-            encoded = model.encode([read_image(folder / records[name].image) for name in names])
-            device = encoded.device
-            latents.update(zip(names, encoded.detach().cpu(), strict=True))
-        h, w = model.token_grid(*sizes[0])
-        maps = [torch.stack([reward_map.tokens(h, w) for reward_map in example.maps]) for example in examples]
-        return cls(
-            examples=examples,
-            latents=latents,
-            weights=torch.stack(maps, dim=1).unbind(0),
-            size=session.config.train.batch,
-            seed=session.config.run.seed,
-            device=device,
-        )
-
-    def indices(self, step: int) -> list[int]:
-        """The examples of a step: a window on an endless sequence of epochs, each a permutation of all examples."""
-        count = len(self.examples)
-        places = range(step * self.size, (step + 1) * self.size)
-        orders = {epoch: self._order(epoch) for epoch in {place // count for place in places}}
-        return [orders[place // count][place % count] for place in places]
-
-    def _order(self, epoch: int) -> list[int]:
-        generator = torch.Generator().manual_seed(stable_seed(self.seed, "epoch", epoch))
-        order: list[int] = torch.randperm(len(self.examples), generator=generator).tolist()
-        return order
-
-    def batch(self, indices: list[int]) -> TrainBatch:
-        """These examples on the device."""
-        examples = [self.examples[index] for index in indices]
-        roles = range(len(self.weights))
-        return TrainBatch(
-            prompts=tuple(example.prompt for example in examples),
-            latents=tuple(
-                torch.stack([self.latents[example.candidates[role]] for example in examples]).to(self.device)
-                for role in roles
-            ),
-            weights=tuple(self.weights[role][indices].to(self.device) for role in roles),
-        )
 
 
 def _why_none(session: Session) -> str:

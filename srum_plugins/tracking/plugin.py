@@ -96,6 +96,13 @@ def srum_run_started(run: RunInfo) -> None:
 
 
 @hookimpl
+def srum_attention_chosen(run: RunInfo, attention: str, refused: Mapping[str, str]) -> None:
+    """Log the kernel as a tag, and why others are not used."""
+    tags = {"srum.attention": attention, **{f"srum.attention.not.{name}": cause for name, cause in refused.items()}}
+    _attempt(run, lambda mlflow: mlflow.set_tags(tags))
+
+
+@hookimpl
 def srum_train_step_finished(run: RunInfo, step: int, metrics: Mapping[str, float]) -> None:
     """Keep the metrics of the step; every 20 steps they are sent."""
     tracked = _tracked.get((run.directory, run.config_hash))
