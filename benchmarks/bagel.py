@@ -204,7 +204,8 @@ def main() -> None:
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     if options.memory:
         asked = workload(device.type, options.images, options.points, eight_bit=dtype == torch.bfloat16)
-        found = estimate(lambda: weightless(config, dtype, (side, side), preparation(config)), asked)
+        longest = Counted.longest_answer
+        found = estimate(lambda: weightless(config, dtype, (side, side), longest, preparation(config)), asked)
         show(found, asked, options.device, as_json=False)
         return
     adapter = build(config, side, device, dtype)

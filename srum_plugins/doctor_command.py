@@ -21,7 +21,6 @@ NOT_COUNTED = (
     "the device's own context and libraries",
     "what kernels need while they run, such as the workspaces of convolutions and of the compiled 8-bit optimizer step",
     "gaps between blocks in the allocator's cache",
-    "words of an answer after the first",
     "models of grounders, judges and benchmarks beside the adapter's",
 )
 
@@ -106,7 +105,7 @@ def _assumed(asked: Workload) -> list[str]:
     return [
         "full chunks and batches",
         f"prompts and questions of {asked.words} tokens, {asked.questions} of them about an image",
-        "plans as long as they may be",
+        "plans and answers as long as they may be",
         "attention in one kernel that holds no matrix of scores",
     ]
 

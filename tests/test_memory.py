@@ -130,7 +130,7 @@ def real_step(bagel: ModuleType, dtype: torch.dtype, learning: Learning) -> int:
 def guess(bagel: ModuleType, dtype: torch.dtype, **asked: Any) -> Estimate:
     config, side = bagel.SIZES["small"]
     return estimate(
-        lambda: weightless(config, dtype, (side, side), preparation(config)),
+        lambda: weightless(config, dtype, (side, side), bagel.Counted.longest_answer, preparation(config)),
         Workload("cpu", words=WORDS, questions=1, **asked),
     )
 
@@ -338,7 +338,7 @@ def test_a_whole_run_holds_what_was_estimated(tmp_path: Path) -> None:
     make = choice.registered.provider.weightless
     assert make is not None
     found = estimate(lambda: make(choice.options), workload(config))
-    for stage in ("generate", "ground", "train", "evaluate"):
+    for stage in STAGES:
         guessed = max(work.peak for work in found.works if work.stage == stage)
         assert guessed == pytest.approx(peaks[stage], rel=0.1), stage
     assert found.peak == pytest.approx(max(peaks.values()), rel=0.1)

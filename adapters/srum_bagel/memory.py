@@ -11,15 +11,18 @@ from srum_bagel.autoencoder import build_autoencoder
 from srum_bagel.config import BagelConfig
 from srum_bagel.images import Preparation
 from srum_bagel.model import Bagel
+from srum_bagel.mot import Cache
 from srum_bagel.options import Thinking
-from srum_plugins.contracts import GenerationRequest, Weightless
+from srum_bagel.packing import Piece, PieceKind
+from srum_plugins.contracts import Answer, Decoding, GenerationRequest, Question, Weightless
 from srum_plugins.records import Box, Failure
 
 
 class Words(Dialect):
-    """Every word is one token."""
+    """Every word is one token; an open answer has at most ``longest_answer``."""
 
-    longest_answer = 1
+    def __init__(self, longest_answer: int) -> None:
+        self.longest_answer = longest_answer
 
     def encode(self, text: str) -> list[int]:
         """As many ids as words."""
@@ -43,7 +46,7 @@ class Words(Dialect):
 
 
 class WeightlessBagel(BagelAdapter):
-    """Its plans are as long as they may be, because their last word cannot be read."""
+    """Its plans and answers are as long as they may be, because no word of them can be read."""
 
     @torch.no_grad()
     def plans(self, requests: Sequence[GenerationRequest], sampling: Thinking) -> list[str]:
@@ -56,16 +59,26 @@ class WeightlessBagel(BagelAdapter):
         )
         return [plan] * len(requests)
 
+    def _continued(self, context: Cache, questions: Sequence[Question], decoding: Decoding, limit: int) -> list[Answer]:
+        """Reads all but the last word of an answer, and writes that."""
+        if limit > 1:
+            written = Piece(PieceKind.TEXT, (0,) * (limit - 1))
+            context = self.model.extend(context, [[written]] * len(questions))
+        return super()._continued(context, questions, decoding, limit)
+
 
 def weightless(
     config: BagelConfig,
     dtype: torch.dtype,
     size: tuple[int, int],
+    longest_answer: int,
     preparation: Preparation | None = None,
     images_per_call: int = IMAGES_PER_CALL,
 ) -> Weightless:
     """A BAGEL of these dimensions with weights of ``dtype`` and an autoencoder in float32, on torch's ``meta`` device.
-    The other arguments are those of :class:`BagelAdapter`."""
+    ``longest_answer`` counts tokens; the other arguments are those of :class:`BagelAdapter`."""
     with torch.device("meta"):
         model, autoencoder = Bagel(config).to(dtype).eval(), build_autoencoder(config.vae).eval()
-    return Weightless(WeightlessBagel(model, autoencoder, Words(), size, preparation, images_per_call), size)
+    return Weightless(
+        WeightlessBagel(model, autoencoder, Words(longest_answer), size, preparation, images_per_call), size
+    )

@@ -127,8 +127,8 @@ def without_weights(options: AdapterOptions) -> Weightless:
         ConfigError: as :func:`build`.
     """
     release, _ = _read(options, local_folder(options.checkpoint, options.revision, download=False))
-    dtype = getattr(torch, options.dtype)
-    return weightless(release.config, dtype, options.size, preparation(release.config), IMAGES_PER_CALL)
+    config, dtype = release.config, getattr(torch, options.dtype)
+    return weightless(config, dtype, options.size, options.answer_tokens, preparation(config), IMAGES_PER_CALL)
 
 
 def _read(options: AdapterOptions, folder: Path) -> tuple[Release, Tokenizer]:

@@ -74,4 +74,4 @@ def without_weights(options: AdapterOptions) -> Weightless:
     Raises:
         CheckpointError: the folder holds no config of a BAGEL.
     """
-    return weightless(read_config(options.folder), torch.float32, (SIDE, SIDE))
+    return weightless(read_config(options.folder), torch.float32, (SIDE, SIDE), ShapesDialect.longest_answer)

@@ -1,7 +1,7 @@
 """The estimate: each kind of work of a run is done once, by the code that the run will use, on tensors without memory.
 
 Nothing is loaded and no value is computed; what is counted are the bytes of the tensors that the work makes and holds.
-Where the code reads a value from the device its work ends: an answer is followed to its first word.
+Where the code reads a value from the device its work ends, so an adapter without memory begins its answers at the end.
 """
 
 from __future__ import annotations
