@@ -240,7 +240,7 @@ def test_the_command_prints_tables_and_json_of_a_released_checkpoint(
 ) -> None:
     write_release(tmp_path / "release")
     config = {
-        "adapter": {"name": "bagel", "checkpoint": str(tmp_path / "release"), "size": [64, 64]},
+        "adapter": {"name": "bagel", "checkpoint": str(tmp_path / "release"), "size": [64, 64], "answer_tokens": 64},
         "prompts": {"name": "shapes", "count": 8},
         **{"grounder": "native", "judge": "choice", "aggregator": "srum", "objective": "srum", "benchmark": "shapes"},
         "generate": {"chunk": 2, "sampling": {"points": 3, "think": True, "think_tokens": 20}},
