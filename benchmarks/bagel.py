@@ -23,6 +23,7 @@ from PIL import Image
 from srum_bagel.adapter import BagelAdapter, Dialect
 from srum_bagel.autoencoder import build_autoencoder
 from srum_bagel.config import AutoencoderConfig, BagelConfig, LanguageConfig, SpecialTokens, VisionConfig
+from srum_bagel.memory import weightless
 from srum_bagel.model import Bagel
 from srum_bagel.options import Sampling, Training
 from srum_bagel.release import kl_autoencoder
@@ -30,7 +31,10 @@ from srum_bagel.released import preparation
 from torch.utils.flop_counter import FlopCounterMode
 
 from srum_plugins.config import TrainSection
-from srum_plugins.contracts import GenerationRequest, Question, TrainBatch
+from srum_plugins.contracts import Capability, GenerationRequest, Question, TrainBatch
+from srum_plugins.doctor_command import show
+from srum_plugins.memory.estimate import estimate
+from srum_plugins.memory.workload import Asking, Drawing, Learning, Workload
 from srum_plugins.records import Box, Failure, Prompt
 from srum_plugins.rewards.objectives import Weighted, WeightedOptions
 from srum_plugins.stages import optimizers
@@ -151,8 +155,8 @@ def training(
 ) -> tuple[Callable[[], None], Callable[[], None]]:
     """One optimizer step on these images, and its forward and backward alone, as functions."""
     parameters = adapter.start_training(Training(), base=False)
-    settings = TrainSection(optimizer="adamw8bit" if eight_bit else "adamw", lr=1e-6)
-    optimizer, objective = optimizers.build(settings, parameters), Weighted(WeightedOptions())
+    optimizer = optimizers.build(settings(len(images), eight_bit), parameters)
+    objective = Weighted(WeightedOptions())
     latents = adapter.encode(images)
     grid = adapter.token_grid(*images[0].size)
     weights = torch.ones(len(images) * grid[0] * grid[1], device=latents.device)
@@ -171,16 +175,39 @@ def training(
     return step, gradients
 
 
+def workload(device: str, images: int, points: int, eight_bit: bool) -> Workload:
+    """What this program asks of the model, for the estimate."""
+    return Workload(
+        device=device,
+        words=WORDS,
+        questions=1,
+        drawing={"generate": Drawing(images, None, Sampling(points=points))},
+        asking={"judge": Asking(images, None, frozenset({Capability.ANSWER}))},
+        learning=Learning(settings(images, eight_bit), Training(), Weighted(WeightedOptions()), None),
+    )
+
+
+def settings(images: int, eight_bit: bool) -> TrainSection:
+    return TrainSection(optimizer="adamw8bit" if eight_bit else "adamw", batch=images, lr=1e-6)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=list(SIZES), default="small")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--images", type=int, default=2, help="images per call")
     parser.add_argument("--points", type=int, default=11, help="timesteps of a sampling; one less are model steps")
+    parser.add_argument("--memory", action="store_true", help="only estimate memory, as srum doctor --memory does")
     parser.add_argument("--output", type=Path, help="JSON file (default: runs/bagel-SIZE.json)")
     options = parser.parse_args()
     device, (config, side) = torch.device(options.device), SIZES[options.size]
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    if options.memory:
+        asked = workload(device.type, options.images, options.points, eight_bit=dtype == torch.bfloat16)
+        longest = Counted.longest_answer
+        found = estimate(lambda: weightless(config, dtype, (side, side), longest, preparation(config)), asked)
+        show(found, asked, options.device, as_json=False)
+        return
     adapter = build(config, side, device, dtype)
     reached = matmul_rate(device, dtype)
     blank = [Image.new("RGB", (side, side), (count, 128, 64)) for count in range(options.images)]

@@ -221,6 +221,21 @@ class ModelAdapter(ABC):  # noqa: B024 - which methods a subclass needs follows 
 
 
 @dataclass(frozen=True)
+class Weightless:
+    """An adapter whose networks are on torch's ``meta`` device: they have shapes and dtypes, and no memory. Memory is
+    estimated by letting it work.
+
+    It does on the host what the real one does on the host, and everything else on ``meta``, where no value can be read:
+    a work ends where one is needed. So its plans and answers are to be written from their last word on, after all that
+    may come before it. To its tokenizer every word of a text is one token. ``size`` is the (width, height) in pixels of
+    its images where a request names none.
+    """
+
+    model: ModelAdapter
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True)
 class Located:
     """A candidate with its image and prompt: what a grounder sees."""
 

@@ -294,6 +294,8 @@ def _check_provider(record: object, kind: Kind, where: str) -> None:
     for role in ("factory", "needs", "identity", "trained_dtype"):
         if not callable(getattr(record, role)):
             raise ContractError(f"{where}: {role} must be callable, got {getattr(record, role)!r}")
+    if record.weightless is not None and not callable(record.weightless):
+        raise ContractError(f"{where}: weightless must be callable or None, got {record.weightless!r}")
     for role in ("options", "sampling", "training"):
         try:
             options_schema(getattr(record, role))
@@ -306,11 +308,17 @@ def _check_provider(record: object, kind: Kind, where: str) -> None:
         raise ContractError(f"{where}: capabilities must be a frozenset of Capability, got {record.capabilities!r}")
     if record.heads is not None and not callable(record.heads):
         raise ContractError(f"{where}: heads must be callable, got {record.heads!r}")
-    own = record.capabilities or record.presets or record.heads or {record.sampling, record.training} != {NoOptions}
+    own = (
+        record.capabilities
+        or record.presets
+        or record.heads
+        or record.weightless
+        or {record.sampling, record.training} != {NoOptions}
+    )
     if kind is not Kind.ADAPTER and own:
         raise ContractError(
-            f"{where}: only adapters have capabilities, sampling, presets, training and heads; others say what they "
-            "need by needs"
+            f"{where}: only adapters have capabilities, sampling, presets, training, heads and weightless; others say "
+            "what they need by needs"
         )
     if not isinstance(record.modules, tuple) or not all(isinstance(one, str) and one for one in record.modules):
         raise ContractError(f"{where}: modules must be a tuple of import names, got {record.modules!r}")

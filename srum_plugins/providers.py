@@ -48,7 +48,8 @@ class Provider:
     that its options name; it becomes part of the fingerprints of stages. ``trained_dtype`` gives, from options and
     training settings, the dtype of an adapter's trainable weights, which decides what optimizer can move them.
     ``heads`` gives, from options, the heads of an adapter's attention; the adapter is then made with a kernel that was
-    probed for them.
+    probed for them. ``weightless`` makes an adapter without memory from its options, as a
+    :class:`srum_plugins.contracts.Weightless`, for ``srum doctor --memory``; None if it cannot be.
     """
 
     name: str
@@ -65,3 +66,4 @@ class Provider:
     training: type = NoOptions
     trained_dtype: Callable[[Any, Any], str] = lambda options, training: "float32"
     heads: Callable[[Any], Heads] | None = None
+    weightless: Callable[[Any], Any] | None = None

@@ -33,12 +33,12 @@ def check_place(checkpoint: str, revision: str | None) -> None:
         )
 
 
-def local_folder(checkpoint: str, revision: str | None) -> Path:
+def local_folder(checkpoint: str, revision: str | None, download: bool = True) -> Path:
     """The folder; downloads a pinned revision into the hub's cache, or finds it there.
 
     Raises:
         ConfigError: see :func:`check_place`.
-        CheckpointError: the download failed.
+        CheckpointError: the download failed, or is not wanted and would be needed.
     """
     check_place(checkpoint, revision)
     folder = Path(checkpoint).expanduser()
@@ -48,6 +48,13 @@ def local_folder(checkpoint: str, revision: str | None) -> Path:
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        return Path(snapshot_download(checkpoint, revision=revision, allow_patterns=_PATTERNS))
+        return Path(
+            snapshot_download(checkpoint, revision=revision, allow_patterns=_PATTERNS, local_files_only=not download)
+        )
     except (HfHubHTTPError, OSError, ValueError) as error:
+        if not download:
+            raise CheckpointError(
+                f"{checkpoint} at {revision} is not on this machine, and nothing is downloaded for an estimate: "
+                "download it first, or give a folder"
+            ) from error
         raise CheckpointError(f"cannot get {checkpoint} at {revision} from the hub: {error}") from error

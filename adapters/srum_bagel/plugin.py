@@ -31,6 +31,7 @@ def srum_model_adapters() -> list[Provider]:
             modules=("accelerate", "huggingface_hub"),
             extra="pip install 'srum-plugins[bagel]'",
             identity=_identity,
+            weightless=_weightless,
             heads=_heads,
         )
     ]
@@ -46,6 +47,12 @@ def _heads(options: AdapterOptions) -> Heads:
     from srum_bagel.released import heads
 
     return heads(options)
+
+
+def _weightless(options: AdapterOptions) -> Any:
+    from srum_bagel.released import without_weights
+
+    return without_weights(options)
 
 
 def _identity(options: AdapterOptions) -> str:

@@ -12,11 +12,13 @@ from srum_bagel.config import BagelConfig
 from srum_bagel.grounding import read_boxes, where_question
 from srum_bagel.hub import local_folder
 from srum_bagel.images import Resized, ResizeRule
+from srum_bagel.memory import weightless
 from srum_bagel.options import AdapterOptions
 from srum_bagel.release import Release, is_release, language_config, load_release, read_release, save_release
 from srum_bagel.tokenizer import Tokenizer
 from srum_bagel.weights import load_weights, weight_files
 from srum_plugins.attention.contract import Attention, Heads
+from srum_plugins.contracts import Weightless
 from srum_plugins.errors import CheckpointError, ConfigError
 from srum_plugins.records import Box, Failure
 
@@ -113,7 +115,23 @@ def build(options: AdapterOptions, device: str, attention: Attention | None = No
         CheckpointError: the folder holds no BAGEL, or a damaged one.
         ConfigError: ``checkpoint`` is no place, or ``size`` does not fit the model.
     """
-    folder = local_folder(options.checkpoint, options.revision)
+    release, tokenizer = _read(options, local_folder(options.checkpoint, options.revision))
+    return ReleasedBagel(release, tokenizer, options, torch.device(device), attention)
+
+
+def without_weights(options: AdapterOptions) -> Weightless:
+    """The same model without memory; nothing but small files and headers is read, and nothing is downloaded.
+
+    Raises:
+        CheckpointError: as :func:`build`, or the checkpoint is not on this machine.
+        ConfigError: as :func:`build`.
+    """
+    release, _ = _read(options, local_folder(options.checkpoint, options.revision, download=False))
+    config, dtype = release.config, getattr(torch, options.dtype)
+    return weightless(config, dtype, options.size, options.answer_tokens, preparation(config), IMAGES_PER_CALL)
+
+
+def _read(options: AdapterOptions, folder: Path) -> tuple[Release, Tokenizer]:
     if not is_release(folder):
         raise CheckpointError(f"{folder} holds no llm_config.json: it is no released BAGEL")
     tokenizer = Tokenizer(folder)
@@ -121,4 +139,4 @@ def build(options: AdapterOptions, device: str, attention: Attention | None = No
     stride, most = release.config.latent_stride, release.config.max_latent_size
     if any(side % stride or not 0 < side // stride <= most for side in options.size):
         raise ConfigError(f"adapter.size: sides must be multiples of {stride} up to {stride * most}: {options.size}")
-    return ReleasedBagel(release, tokenizer, options, torch.device(device), attention)
+    return release, tokenizer

@@ -7,8 +7,10 @@ from collections.abc import Iterable
 import torch
 from srum_bagel.adapter import BagelAdapter, Dialect
 from srum_bagel.checkpoint import load_model, read_config
+from srum_bagel.memory import weightless
 
 from srum_plugins.attention.contract import Attention, Heads
+from srum_plugins.contracts import Weightless
 from srum_plugins.errors import CheckpointError
 from srum_plugins.records import Box, Failure
 from srum_shapes.options import AdapterOptions
@@ -64,3 +66,12 @@ def build(options: AdapterOptions, device: str, attention: Attention | None = No
     if model.config.llm.vocab_size != len(WORDS) or model.config.tokens.eos != EOS:
         raise CheckpointError(f"{folder} was not trained with the drawn world's vocabulary of {len(WORDS)} words")
     return BagelAdapter(model, autoencoder, ShapesDialect(), (SIDE, SIDE))
+
+
+def without_weights(options: AdapterOptions) -> Weightless:
+    """The same model without memory; only the checkpoint's config is read.
+
+    Raises:
+        CheckpointError: the folder holds no config of a BAGEL.
+    """
+    return weightless(read_config(options.folder), torch.float32, (SIDE, SIDE), ShapesDialect.longest_answer)

@@ -25,6 +25,7 @@ def srum_model_adapters() -> list[Provider]:
             training=TrainingOptions,
             capabilities=frozenset(set(Capability) - {Capability.THINK}),
             identity=_weights,
+            weightless=_weightless,
             heads=_heads,
         )
     ]
@@ -67,6 +68,12 @@ def _heads(options: AdapterOptions) -> Heads:
     from srum_shapes.adapter import heads
 
     return heads(options)
+
+
+def _weightless(options: AdapterOptions) -> Any:
+    from srum_shapes.adapter import without_weights
+
+    return without_weights(options)
 
 
 def _weights(options: AdapterOptions) -> str:
