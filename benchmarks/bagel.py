@@ -2,8 +2,9 @@
 
 Generates, answers and trains (`srum` objective, scope generation, layers computed twice), and writes a JSON file with
 the device's name: seconds, images/s, tokens/s (latent tokens times model steps, written words, latent tokens), peak
-memory, and utilisation. That is the operations that torch's FlopCounterMode counts, recomputed layers included, by the
-time and by what a large matrix product of the same dtype reaches on the same device. On a CPU it counts no attention.
+memory, and utilisation. That is the operations, recomputed layers included, by the time and by what a large matrix
+product of the same dtype reaches on the same device. Operations are those that torch's FlopCounterMode counts, and the
+transformer's attention, which it knows for some kernels only.
 """
 
 from __future__ import annotations
@@ -28,13 +29,18 @@ from srum_bagel.model import Bagel
 from srum_bagel.options import Sampling, Training
 from srum_bagel.release import kl_autoencoder
 from srum_bagel.released import preparation
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from srum_plugins.config import TrainSection
+from srum_plugins.attention.contract import Attention, Heads, Segments
+from srum_plugins.attention.probe import choose
+from srum_plugins.config import Choice, TrainSection
 from srum_plugins.contracts import Capability, GenerationRequest, Question, TrainBatch
 from srum_plugins.doctor_command import show
+from srum_plugins.host import PluginHost
 from srum_plugins.memory.estimate import estimate
 from srum_plugins.memory.workload import Asking, Drawing, Learning, Workload
+from srum_plugins.providers import Kind
 from srum_plugins.records import Box, Failure, Prompt
 from srum_plugins.rewards.objectives import Weighted, WeightedOptions
 from srum_plugins.stages import optimizers
@@ -84,12 +90,46 @@ class Counted(Dialect):
         return []
 
 
-def build(config: BagelConfig, side: int, device: torch.device, dtype: torch.dtype) -> BagelAdapter:
+class Counting(Attention):
+    """A kernel with its operations, where torch's counter does not know it: two products of queries and keys forwards,
+    five backwards."""
+
+    def __init__(self, kernel: Attention) -> None:
+        self.kernel = kernel
+        self.operations = 0.0
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, segments: Segments) -> Tensor:
+        pairs = sum(
+            asked * seen - segments.causal * asked * (asked - 1) // 2
+            for asked, seen in zip(segments.queries, segments.keys, strict=True)
+        )
+        product = 2 * pairs * q.shape[1] * q.shape[2]
+        self._add(2 * product)
+        out = self.kernel.attend(q, k, v, segments)
+        if out.requires_grad:
+            out.register_hook(lambda gradient: self._add(5 * product))
+        return out
+
+    def _add(self, operations: int) -> None:
+        self.operations += operations
+
+
+def counting(kernel: Attention, device: torch.device, dtype: torch.dtype) -> Attention:
+    """The kernel, with its operations counted one way or the other."""
+    parts = (torch.ones(4, 1, 8, device=device, dtype=dtype) for _ in range(3))
+    with FlopCounterMode(display=False) as counter:
+        kernel.attend(*parts, Segments.of([4], [4], False, device))
+    return kernel if counter.get_total_flops() else Counting(kernel)
+
+
+def build(
+    config: BagelConfig, side: int, device: torch.device, dtype: torch.dtype, attention: Attention | None = None
+) -> BagelAdapter:
     """An adapter with random weights, made on the device in its dtype."""
     torch.manual_seed(0)
     torch.set_default_dtype(dtype)
     with device:
-        model = Bagel(config).eval()
+        model = Bagel(config, attention).eval()
     torch.set_default_dtype(torch.float32)
     for table in (model.latent_pos_embed, model.vit_pos_embed):  # made in float32, and held as a checkpoint holds them
         table.to(dtype)
@@ -99,17 +139,22 @@ def build(config: BagelConfig, side: int, device: torch.device, dtype: torch.dty
 
 
 def measured(
-    work: Callable[[], Any], device: torch.device, reached: float, counted: Callable[[], Any] | None = None
+    work: Callable[[], Any],
+    device: torch.device,
+    reached: float,
+    counted: Callable[[], Any] | None = None,
+    attention: Attention | None = None,
 ) -> dict[str, float]:
     """Median seconds of a call after one that warms up. Operations are those of ``counted``, or else of the call: what
     is compiled, as the 8-bit optimizer's step is, does not run while they are counted."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+    known = attention.operations if isinstance(attention, Counting) else 0.0
     with FlopCounterMode(display=False) as counter:
         (counted or work)()
+    operations = counter.get_total_flops() + (attention.operations - known if isinstance(attention, Counting) else 0.0)
     work()
     seconds = statistics.median(timed(work, device) for _ in range(REPEATS))
-    operations = counter.get_total_flops()
     peak = (
         torch.cuda.max_memory_allocated(device)
         if device.type == "cuda"
@@ -144,10 +189,10 @@ def name_of(device: torch.device) -> str:
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations per second of a large matrix product, the best of five."""
+    """Operations per second of a large matrix product, the best of twenty."""
     side = 8192 if device.type == "cuda" else 2048
     one = torch.randn(side, side, device=device, dtype=dtype)
-    return 2 * side**3 / min(timed(lambda: one @ one, device) for _ in range(5))
+    return 2 * side**3 / min(timed(lambda: one @ one, device) for _ in range(20))
 
 
 def training(
@@ -197,6 +242,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--images", type=int, default=2, help="images per call")
     parser.add_argument("--points", type=int, default=11, help="timesteps of a sampling; one less are model steps")
+    parser.add_argument("--attention", default="auto", help="kernel, as in a config")
     parser.add_argument("--memory", action="store_true", help="only estimate memory, as srum doctor --memory does")
     parser.add_argument("--output", type=Path, help="JSON file (default: runs/bagel-SIZE.json)")
     options = parser.parse_args()
@@ -208,7 +254,17 @@ def main() -> None:
         found = estimate(lambda: weightless(config, dtype, (side, side), longest, preparation(config)), asked)
         show(found, asked, options.device, as_json=False)
         return
-    adapter = build(config, side, device, dtype)
+    heads = Heads(
+        config.llm.num_attention_heads,
+        config.llm.num_key_value_heads,
+        config.llm.head_dim,
+        str(dtype).removeprefix("torch."),
+    )
+    host = PluginHost.load()
+    registered = host.get(Kind.ATTENTION, options.attention)
+    chosen = choose(Choice(Kind.ATTENTION, registered, registered.provider.options()), host, heads, options.device)
+    attention = counting(chosen.kernel, device, dtype)
+    adapter = build(config, side, device, dtype, attention)
     reached = matmul_rate(device, dtype)
     blank = [Image.new("RGB", (side, side), (count, 128, 64)) for count in range(options.images)]
     tokens = (side // config.latent_stride) ** 2
@@ -216,11 +272,11 @@ def main() -> None:
     sampling = Sampling(points=options.points)
     questions = [Question(image, "a question") for image in blank]
     found: dict[str, dict[str, float]] = {
-        "generate": measured(lambda: adapter.generate(requests, sampling), device, reached),
-        "answer": measured(lambda: adapter.answer(questions), device, reached),
+        "generate": measured(lambda: adapter.generate(requests, sampling), device, reached, attention=attention),
+        "answer": measured(lambda: adapter.answer(questions), device, reached, attention=attention),
     }
     step, gradients = training(adapter, blank, eight_bit=dtype == torch.bfloat16)
-    found["train"] = measured(step, device, reached, counted=gradients)
+    found["train"] = measured(step, device, reached, counted=gradients, attention=attention)
     written = sum(len(answer.text.split()) for answer in adapter.answer(questions))
     drawn = options.images * tokens
     for name, count in (("generate", drawn * (options.points - 1)), ("answer", written), ("train", drawn)):
@@ -231,7 +287,8 @@ def main() -> None:
         "device": name_of(device),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "dtype": str(dtype).removeprefix("torch."),
+        "dtype": heads.dtype,
+        "attention": chosen.name,
         "size": options.size,
         "parameters": sum(parameter.numel() for parameter in adapter.model.parameters()),
         "side": side,

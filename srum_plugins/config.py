@@ -187,14 +187,16 @@ def load(path: Path | None, overrides: Sequence[str], host: PluginHost) -> RunCo
     _check_keys(data)
     _override(data, overrides)
     data = _resolve(data)
-    attention = data.pop(Kind.ATTENTION, None)
+    attention = _slot(data.pop(Kind.ATTENTION, None), Kind.ATTENTION)
     providers: dict[Kind, Choice] = {
         kind: _choice(kind, data.pop(kind, None), host) for kind in Kind if kind is not Kind.ATTENTION
     }
     adapter = providers[Kind.ADAPTER].registered.provider
     if adapter.heads is not None:
-        providers[Kind.ATTENTION] = _choice(Kind.ATTENTION, attention or "auto", host)
-    elif attention is not None:
+        providers[Kind.ATTENTION] = _choice(
+            Kind.ATTENTION, {**attention, "name": attention.get("name") or "auto"}, host
+        )
+    elif any(attention.values()):
         raise ConfigError(f"attention: the adapter {adapter.name!r} brings its own and takes none; leave it out")
     sampling: dict[str, Any] = {}
     for name in SAMPLED:

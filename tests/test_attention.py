@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import sys
 from collections.abc import Callable
@@ -96,6 +97,33 @@ def test_flex_is_the_rule_forwards(segments: Segments, heads: tuple[int, int]) -
     parts, kernel = [part.detach() for part in inputs(segments, heads)], Flex()
     for _ in range(2):  # with a fresh mask, and with the kept one
         torch.testing.assert_close(kernel.attend(*parts, segments), written_out(*parts, segments), **CLOSE)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without")
+def test_what_is_made_for_segments_goes_with_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, module in stand_in_xformers().items():
+        monkeypatch.setitem(sys.modules, name, module)
+    flex, xformers = Flex(), XFormers()
+    for kernel, kept in ((flex, flex._masks), (xformers, xformers._biases)):
+        segments = Segments.of((3, 2), (3, 6), False)
+        kernel.attend(*(part.detach() for part in inputs(segments, (4, 4))), segments)
+        assert len(kept) == 1
+        del segments
+        gc.collect()
+        assert len(kept) == 0
+
+
+def test_one_long_segment_does_not_pad_many_short_ones() -> None:
+    assert sdpa._is_padded(Segments.of((1,) * 60, tuple(range(10, 70)), False))
+    assert not sdpa._is_padded(Segments.of((1,) * 60, (10,) * 59 + (2000,), False))
+    assert not sdpa._is_padded(Segments.of((4098, 4098), (4110, 4120), False))  # two images of 1024 x 1024
+
+
+def test_heads_are_shared_on_cuda_only_where_a_kernel_can() -> None:
+    assert sdpa._shares_heads(torch.bfloat16, (9, 0), masked=False)
+    assert not sdpa._shares_heads(torch.bfloat16, (7, 5), masked=False)
+    assert not sdpa._shares_heads(torch.bfloat16, (9, 0), masked=True)
+    assert not sdpa._shares_heads(torch.float32, (9, 0), masked=False)
 
 
 @given(cut())
@@ -311,10 +339,11 @@ def test_auto_takes_the_first_that_works_and_says_why_the_others_fell_out() -> N
 def test_a_broken_wheel_is_never_chosen() -> None:
     host = PluginHost.load()
     broken = OSError("libcudart.so.12: cannot open shared object file")
-    host.register(Kernels(broken=broken, wrong=TopLeft, mine=Dense), "kernels")
-    found = choose(filled("auto", host, order=["broken", "wrong", "nowhere", "mine"]), host, HEADS, "cpu")
-    assert found.name == "mine" and list(found.refused) == ["broken", "wrong", "nowhere"]
-    assert "libcudart" in found.refused["broken"] and "no attention named 'nowhere'" in found.refused["nowhere"]
+    host.register(Kernels(broken=broken, wrong=TopLeft, nothing=3, mine=Dense), "kernels")
+    found = choose(filled("auto", host, order=["broken", "wrong", "nothing", "xformers", "mine"]), host, HEADS, "cpu")
+    assert found.name == "mine" and list(found.refused) == ["broken", "wrong", "nothing", "xformers"]
+    assert "libcudart" in found.refused["broken"] and "needs xformers, not installed" in found.refused["xformers"]
+    assert found.refused["nothing"] == "its factory gave a int, no Attention"
     with pytest.raises(ConfigError, match=r"attention=broken does not work here: OSError: libcudart.*attention=auto"):
         choose(filled("broken", host), host, HEADS, "cpu")
     with pytest.raises(ConfigError, match=r"attention=wrong does not work here: text after an image"):
@@ -323,12 +352,12 @@ def test_a_broken_wheel_is_never_chosen() -> None:
         choose(filled("auto", host, order=["broken", "wrong"]), host, HEADS, "cpu")
 
 
-def test_an_order_names_kernels_and_a_factory_gives_one() -> None:
+def test_an_order_names_kernels() -> None:
     host = PluginHost.load()
-    host.register(Kernels(again=FirstOf(("again",)), nothing=3), "kernels")
-    with pytest.raises(ContractError, match="attention 'again' names 'again', which is no kernel"):
+    host.register(Kernels(again=FirstOf(("again",))), "kernels")
+    with pytest.raises(ConfigError, match="attention=again names 'again', which is no kernel but an order"):
         choose(filled("again", host), host, HEADS, "cpu")
-    with pytest.raises(ContractError, match="attention 'nothing': its factory returned a int"):
-        choose(filled("nothing", host), host, HEADS, "cpu")
+    with pytest.raises(ConfigError, match=r"attention=auto names 'sdap'\. Did you mean 'sdpa'"):
+        choose(filled("auto", host, order=["sdap", "dense"]), host, HEADS, "cpu")
     with pytest.raises(ConfigError, match="order must name at least one kernel"):
         filled("auto", host, order=[])

@@ -563,7 +563,8 @@ def test_forwards_stay_on_the_device_of_the_model() -> None:
         vision = adapter._see(pictures(2))
         image = Piece(PieceKind.VISION, count=len(vision[0]))
         context = model.prefill([[image], [image, model.text([5])]], torch.cat(vision))
-        logits, context = model.next_logits(torch.ones(2, dtype=torch.long, device="meta"), context)
+        context = model.extend(context, [[model.text([5])], [], [model.text([5, 6])]], parents=[1, 1, 0])
+        logits, context = model.next_logits(torch.ones(3, dtype=torch.long, device="meta"), context)
     assert {part.device.type for part in (latents, prediction.velocity, tokens, logits, *context.keys)} == {"meta"}
 
 

@@ -11,6 +11,11 @@ import torch
 from benchmark_module import load_benchmark
 from PIL import Image
 from srum_bagel.model import Bagel
+from torch.utils.flop_counter import FlopCounterMode
+
+from srum_plugins.attention.contract import Segments
+from srum_plugins.attention.dense import Dense
+from srum_plugins.attention.sdpa import SDPA
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +38,7 @@ def test_it_writes_what_it_measured(bagel: ModuleType, tmp_path: Path, monkeypat
     monkeypatch.setattr(sys, "argv", ["bagel.py", "--points", "3", "--output", str(file)])
     bagel.main()
     report = json.loads(file.read_text())
-    assert report["device"] and report["size"] == "small" and report["side"] == 64
+    assert report["device"] and report["attention"] == "sdpa" and report["size"] == "small" and report["side"] == 64
     for work in ("generate", "answer", "train"):
         figures = report[work]
         assert all(value > 0 for value in figures.values())
@@ -41,6 +46,21 @@ def test_it_writes_what_it_measured(bagel: ModuleType, tmp_path: Path, monkeypat
     assert report["generate"]["tokens_per_second"] == pytest.approx(2 * 64 * 2 / report["generate"]["seconds"])
     # A training step is a forward and, with recomputation, another and a backward of twice that.
     assert report["train"]["teraflop"] > report["generate"]["teraflop"] / 4
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_operations_of_attention_are_counted_whoever_knows_the_kernel(bagel: ModuleType, causal: bool) -> None:
+    """The dense reference computes every pair, of which a causal text sees about half."""
+    counted = {}
+    for kernel in (Dense(), SDPA()):
+        parts = [torch.randn(20, 2, 8, requires_grad=True) for _ in range(3)]
+        attention = bagel.counting(kernel, torch.device("cpu"), torch.float32)
+        with FlopCounterMode(display=False) as counter:
+            attention.attend(*parts, Segments.of([20], [20], causal)).sum().backward()
+        counted[type(attention)] = (counter.get_total_flops(), getattr(attention, "operations", 0))
+    product = 2 * 2 * 8 * (20 * 21 // 2 if causal else 20 * 20)
+    assert counted[bagel.Counting] == (0, 7 * product)
+    assert counted[Dense] == (6 * 2 * 2 * 8 * 20 * 20, 0)  # it keeps the scores, and need not compute them again
 
 
 @pytest.mark.parametrize("eight_bit", [False, pytest.param(True, marks=pytest.mark.slow)])

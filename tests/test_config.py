@@ -171,6 +171,11 @@ def test_an_attention_is_filled_in_where_the_adapter_takes_one(path: Path) -> No
     }
     config = load(path, ("adapter=attentive", "attention=sdpa"), host)
     assert config.resolved()["attention"] == {"name": "sdpa"}
+    order = "attention.order=[sdpa]"
+    for words in ((order,), ("attention={order: [sdpa]}",), (order, "attention=auto")):
+        config = load(path, ("adapter=attentive", *words), host)
+        assert config.resolved()["attention"] == {"name": "auto", "order": ["sdpa"]}
+    assert load(path, ("adapter=attentive", "attention=null"), host).providers[Kind.ATTENTION].name == "auto"
 
 
 def test_an_unknown_provider_is_a_plugin_error(path: Path) -> None:

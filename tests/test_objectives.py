@@ -284,7 +284,7 @@ def test_images_of_several_sizes_count_by_their_tokens_and_pairs_alike(seed: int
         return objective.loss(Still(0.5), one, own)[0].item()
 
     counts = [height * width for height, width in grids]
-    weighted, paired = Weighted(WeightedOptions(0.3, "best")), Paired(PairedOptions(beta=2.0, anchor=0.0))
+    weighted, paired = Weighted(WeightedOptions(0.3, "best")), Paired(PairedOptions(beta=2.0, anchor=0.4))
     by_tokens = sum(count * alone(weighted, index) for index, count in enumerate(counts)) / sum(counts)
     assert weighted.loss(Still(0.5), batch, draws)[0].item() == pytest.approx(by_tokens, rel=1e-4)
     by_pairs = sum(alone(paired, index) for index in range(len(grids))) / len(grids)
@@ -382,6 +382,21 @@ def test_linear_by_hand_and_bounded_below(seed: int, anchor: float) -> None:
     # Along any direction the loss is a quadratic that opens upwards.
     far = [objective.loss(Table(k * table(seed), scale=k), batch, draws)[0].item() for k in (-1e3, 0.0, 1e3)]
     assert far[0] > far[1] == 0 < far[2]
+
+
+def test_linear_is_bounded_below_with_images_of_several_sizes() -> None:
+    """A small loser is pushed away no harder than its own distance to the base holds it."""
+    generator = torch.Generator().manual_seed(0)
+    small, large = (torch.randn(shape, generator=generator) for shape in ((2, 2, 2), (2, 8, 8)))
+    none = [torch.zeros_like(small), torch.zeros_like(large)]
+    draws = Draws(torch.full((2,), 0.5), none, torch.zeros(2, dtype=torch.bool))
+    objective, prompts = Paired(PairedOptions(preference="linear", anchor=2.5)), (Prompt("p", "a"), Prompt("q", "b"))
+    losses = []
+    for scale in (1.0, 10.0, 100.0):
+        latents = ([none[0], large], [scale * small, large])
+        batch = TrainBatch(prompts, latents, (torch.ones(68),) * 2, ((2, 2), (8, 8)))
+        losses.append(objective.loss(Still(1e3), batch, draws)[0].item())
+    assert losses[2] > losses[1] > losses[0] > 0
 
 
 def test_linear_without_an_anchor_that_holds_is_unbounded_and_refused() -> None:

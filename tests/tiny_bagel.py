@@ -20,7 +20,7 @@ def tiny_config() -> BagelConfig:
     return dataclasses.replace(
         config,
         llm=dataclasses.replace(
-            config.llm, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2
+            config.llm, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4
         ),
         vit=dataclasses.replace(config.vit, hidden_size=32, intermediate_size=48, num_hidden_layers=1),
         vae=AutoencoderConfig(),

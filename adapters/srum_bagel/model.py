@@ -144,26 +144,30 @@ class Bagel(nn.Module):
         contexts = _contexts(past)
         packed = self.pack(samples, [contexts[row] for row in chosen], past.entries)
         if packed.und_tokens:
-            return self._continue(packed, self._und_stream(packed, vision), past)[1]
+            return self._continue(packed, self._layout(packed), self._und_stream(packed, vision), past)[1]
         keys, values = ([part.index_select(0, packed.memory) for part in parts] for parts in (past.keys, past.values))
         return Cache(packed.lengths, packed.ends, keys, values)
 
-    def _continue(self, packed: Packed, und: Tensor, past: Cache) -> tuple[Tensor, Cache]:
+    def _continue(self, packed: Packed, layout: Layout, und: Tensor, past: Cache) -> tuple[Tensor, Cache]:
         fresh = Cache(packed.lengths, packed.ends)
         nothing = und.new_zeros(0, und.shape[1])
-        hidden, _ = self.language_model.model(und, nothing, packed.positions, self._layout(packed), past, keep=fresh)
+        hidden, _ = self.language_model.model(und, nothing, packed.positions, layout, past, keep=fresh)
         return hidden, fresh
 
     def next_logits(self, ids: Tensor, past: Cache) -> tuple[Tensor, Cache]:
         """Feed one token (B,) to each row: logits (B, V) for the next one, and the longer cache."""
         token = [Piece(PieceKind.TEXT, (0,))]  # which one, only the device knows
         packed = replace(self.pack([token] * len(ids), _contexts(past), past.entries), text_ids=ids)
-        hidden, fresh = self._continue(packed, self._und_stream(packed, None), past)
+        hidden, fresh = self._continue(packed, self._once(packed), self._und_stream(packed, None), past)
         logits: Tensor = self.language_model.lm_head(hidden)
         return logits, fresh
 
     def _layout(self, packed: Packed) -> Layout:
         return Layout(self.attention, packed.memory, packed.calls, packed.back)
+
+    def _once(self, packed: Packed) -> Layout:
+        """Where every entry of the past is taken once."""
+        return replace(self._layout(packed), places=packed.memory.argsort())
 
     # --- denoising on a context -----------------------------------------------------------------------------
     def denoising_block(self, context: Cache, grids: Sequence[tuple[int, int]]) -> DenoisingBlock:
@@ -189,10 +193,11 @@ class Bagel(nn.Module):
         for this context and these grids, or for more rows of which these are the first. Without gradient."""
         packed = self._behind(context, grids)
         size = len(packed.memory)
-        memory = Cache(room.lengths, room.ends, [k[:size] for k in room.keys], [v[:size] for v in room.values])
+        memory = Cache(packed.lengths, packed.ends, [k[:size] for k in room.keys], [v[:size] for v in room.values])
         block = self._block(packed, memory, grids)
-        places = packed.memory.argsort()[context.entries :]
-        return replace(block, layout=replace(block.layout, memory=places, in_place=True))
+        assert block.layout.places is not None
+        own = block.layout.places[context.entries :]
+        return replace(block, layout=replace(block.layout, memory=own, places=None, in_place=True))
 
     def _behind(self, context: Cache, grids: Sequence[tuple[int, int]]) -> Packed:
         blocks = [[Piece(PieceKind.LATENT, count=height * width, noised=True)] for height, width in grids]
@@ -200,7 +205,7 @@ class Bagel(nn.Module):
 
     def _block(self, packed: Packed, memory: Cache, grids: Sequence[tuple[int, int]]) -> DenoisingBlock:
         return DenoisingBlock(
-            layout=self._layout(packed),
+            layout=self._once(packed),
             memory=memory,
             positions=packed.positions,
             marker_ids=packed.text_ids,

@@ -49,14 +49,16 @@ class Layout:
     """Who sees what, for all layers alike: the calls of attention, and how the keys that they see come together.
 
     ``memory`` are the rows of cat(past, und, gen) that keys and values are gathered from, in the order in which calls
-    see them. With ``in_place`` the past has room for the new ones, and ``memory`` says where in it they are written:
-    nothing that is there is copied. ``back`` is :attr:`srum_bagel.packing.Packed.back`.
+    see them. ``places`` (C + T,), if every row is taken once, say the same from the other side, where each of them
+    goes: then they are moved once. With ``in_place`` the past has room for the new ones, and ``memory`` says where in
+    it they are written: nothing that is there is moved. ``back`` is :attr:`srum_bagel.packing.Packed.back`.
     """
 
     attention: Attention
     memory: Tensor
     calls: tuple[Call, ...]
     back: Tensor
+    places: Tensor | None = None
     in_place: bool = False
 
     def remember(self, new: Tensor, past: Tensor | None) -> Tensor:
@@ -65,6 +67,9 @@ class Layout:
             return new.index_select(0, self.memory)
         if self.in_place:
             return past.index_copy_(0, self.memory, new)
+        if self.places is not None:
+            joined = new.new_empty(len(self.places), *new.shape[1:])
+            return joined.index_copy_(0, self.places[: len(past)], past).index_copy_(0, self.places[len(past) :], new)
         return torch.cat([past, new]).index_select(0, self.memory)
 
     # Compiled with a layer, a call would be compiled anew for every mixture of lengths.

@@ -71,7 +71,8 @@ def sample(
     rows, repeats = len(noise), len(branches)
     grids = [grid] * len(stacked.lengths)
     room = model.denoising_room(stacked, grids)
-    plain_block, guided_block = model.in_room(context, grids[:rows], room), model.in_room(stacked, grids, room)
+    plain_block = model.in_room(context, grids[:rows], room)
+    guided_block = model.in_room(stacked, grids, room) if any(guided) else plain_block
     x = noise.float()
     for step, (now, after) in enumerate(pairwise(times)):
         time = torch.full((rows,), now, device=x.device)

@@ -1,7 +1,7 @@
 """What an attention kernel is asked: packed queries and keys, cut into segments.
 
 Text that is causal and images that see all before them and themselves are two such calls, one causal and one full, and
-no mask over a whole sequence is ever made (engine.md 1.4).
+no mask over a whole sequence is handed to a kernel (engine.md 1.4).
 """
 
 from __future__ import annotations

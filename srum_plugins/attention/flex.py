@@ -12,10 +12,12 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 from srum_plugins.attention.contract import Attention, Segments
 
 _compiled = torch.compile(flex_attention, dynamic=True)
+_compiled_mask = torch.compile(create_block_mask)
 
 
 class Flex(Attention):
-    """The block mask of a batch is made once, outside of the layers, and forgotten with its segments."""
+    """The block mask of a batch is made once, outside of the layers, and forgotten with its segments, so that nothing
+    of it may refer to them."""
 
     devices = ("cuda",)
 
@@ -36,7 +38,7 @@ class Flex(Attention):
 
 def block_mask(segments: Segments) -> BlockMask:
     """Which blocks of (query, key) are full, empty, or to be masked within."""
-    device = segments.cu_queries.device
+    device, causal = segments.cu_queries.device, segments.causal  # kept by the rule in their place: see Flex
     queries, keys = (torch.tensor(lengths, device=device) for lengths in (segments.queries, segments.keys))
     numbers = torch.arange(len(queries), device=device)
     of_query, of_key = numbers.repeat_interleave(queries), numbers.repeat_interleave(keys)
@@ -46,6 +48,8 @@ def block_mask(segments: Segments) -> BlockMask:
 
     def seen(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         same = of_query[query] == of_key[key]
-        return same & (key_place[key] <= query_place[query]) if segments.causal else same
+        return same & (key_place[key] <= query_place[query]) if causal else same
 
-    return create_block_mask(seen, None, None, len(of_query), len(of_key), device=str(device))
+    make: Any = _compiled_mask if device.type == "cuda" else create_block_mask  # uncompiled it makes all pairs first
+    mask: BlockMask = make(seen, None, None, len(of_query), len(of_key), device=str(device))
+    return mask

@@ -15,7 +15,7 @@ from torch import Tensor
 from srum_plugins.attention.contract import Attention, FirstOf, Heads, Segments
 from srum_plugins.attention.dense import Dense
 from srum_plugins.config import Choice
-from srum_plugins.errors import ConfigError, ContractError, PluginError
+from srum_plugins.errors import ConfigError, PluginError, did_you_mean
 from srum_plugins.host import PluginHost
 from srum_plugins.providers import Kind
 
@@ -46,19 +46,22 @@ def choose(choice: Choice, host: PluginHost, heads: Heads, device: str) -> Chose
         ConfigError: it does not work here, or none of those that it names does; why.
     """
     provider = choice.registered.provider
-    made = _made(choice.name, lambda: provider.factory(choice.options))
+    made = _made(lambda: provider.factory(choice.options))
     if not isinstance(made, FirstOf):
         found = tried(made, heads, device)
         if isinstance(found, str):
             raise ConfigError(
-                f"attention={choice.name} does not work here: {found}. attention=auto takes one that does"
+                f"attention={choice.name} does not work here: {found}. attention=auto finds one that does"
             )
         return Chosen(found, choice.name, {})
+    known = [row["name"] for row in host.rows() if row["kind"] == Kind.ATTENTION]
+    if unknown := [name for name in made.names if name not in known]:
+        raise ConfigError(f"attention={choice.name} names {unknown[0]!r}.{did_you_mean(unknown[0], known)}")
     refused: dict[str, str] = {}
     for name in made.names:
-        kernel = _made(name, partial(_default, host, name))
+        kernel = _made(partial(_default, host, name))
         if isinstance(kernel, FirstOf):
-            raise ContractError(f"attention {choice.name!r} names {name!r}, which is no kernel")
+            raise ConfigError(f"attention={choice.name} names {name!r}, which is no kernel but an order of kernels")
         found = tried(kernel, heads, device)
         if isinstance(found, str):
             refused[name] = found
@@ -76,8 +79,9 @@ def tried(made: Attention | str, heads: Heads, device: str) -> Attention | str:
 def refusal(attention: Attention, heads: Heads, device: str) -> str:
     """Why a kernel cannot be used for these heads on this device; empty if it can.
 
-    Output and gradients of every case are compared with the reference in float32. What is missing, built for another
-    card, or levels causal texts at their beginning shows here and not in the middle of a run.
+    Output and gradients of every case are compared with the reference in float32, computed on the CPU, because a GPU
+    may be told to take less for float32. What is missing, built for another card, or levels causal texts at their
+    beginning shows here and not in the middle of a run.
     """
     if attention.devices and torch.device(device).type not in attention.devices:
         return f"it runs on {' and '.join(attention.devices)} only, not on {device}"
@@ -85,10 +89,11 @@ def refusal(attention: Attention, heads: Heads, device: str) -> str:
     try:
         for what, (queries, keys, causal) in CASES.items():
             segments = Segments.of(queries, keys, causal, torch.device(device))
-            inputs = _inputs(segments, heads, device)
-            found, wanted = _results(attention, inputs, segments), _results(Dense(), inputs, segments, torch.float32)
+            inputs = _inputs(segments, heads)
+            found = _results(attention, [part.to(device) for part in inputs], segments)
+            wanted = _results(Dense(), [part.float() for part in inputs], Segments.of(queries, keys, causal))
             for name, own, right in zip(("output", "gradient of q", "of k", "of v"), found, wanted, strict=True):
-                error = float((own.float() - right).abs().max() / right.abs().max())
+                error = float((own.float().cpu() - right).abs().max() / right.abs().max())
                 if not error <= allowed:  # also if it is no number
                     return f"{what}: its {name} is off by {error:.1e} of the largest value"
     # Whatever a kernel raises, it is not to be used: wheels fail in many ways.
@@ -97,23 +102,21 @@ def refusal(attention: Attention, heads: Heads, device: str) -> str:
     return ""
 
 
-def _inputs(segments: Segments, heads: Heads, device: str) -> list[Tensor]:
-    """q, k, v and the gradient of the output."""
+def _inputs(segments: Segments, heads: Heads) -> list[Tensor]:
+    """q, k, v and the gradient of the output, on the CPU."""
     generator, dtype = torch.Generator().manual_seed(0), getattr(torch, heads.dtype)
     counts = (sum(segments.queries), sum(segments.keys), sum(segments.keys), sum(segments.queries))
     shared = (heads.queries, heads.keys, heads.keys, heads.queries)
     return [
-        torch.randn(count, number, heads.width, generator=generator).to(device, dtype)
+        torch.randn(count, number, heads.width, generator=generator).to(dtype)
         for count, number in zip(counts, shared, strict=True)
     ]
 
 
-def _results(
-    attention: Attention, inputs: list[Tensor], segments: Segments, dtype: torch.dtype | None = None
-) -> tuple[Tensor, ...]:
+def _results(attention: Attention, inputs: list[Tensor], segments: Segments) -> tuple[Tensor, ...]:
     """The output and the gradients of q, k and v."""
-    q, k, v, after = (part.to(dtype or part.dtype) for part in inputs)
-    q, k, v = (part.detach().clone().requires_grad_() for part in (q, k, v))
+    *leaves, after = inputs
+    q, k, v = (part.detach().clone().requires_grad_() for part in leaves)
     with torch.enable_grad():
         out = attention.attend(q, k, v, segments)
         gradients = torch.autograd.grad(out, (q, k, v), after)
@@ -127,7 +130,7 @@ def _default(host: PluginHost, name: str) -> Any:
     return provider.factory(provider.options())
 
 
-def _made(name: str, make: Callable[[], Any]) -> Attention | FirstOf | str:
+def _made(make: Callable[[], Any]) -> Attention | FirstOf | str:
     """What a factory gives, or why it gives none."""
     try:
         made = make()
@@ -136,9 +139,7 @@ def _made(name: str, make: Callable[[], Any]) -> Attention | FirstOf | str:
     # A broken wheel fails at its import, in any way.
     except Exception as error:
         return _told(error)
-    if not isinstance(made, Attention | FirstOf):
-        raise ContractError(f"attention {name!r}: its factory returned a {type(made).__name__}, which is no Attention")
-    return made
+    return made if isinstance(made, Attention | FirstOf) else f"its factory gave a {type(made).__name__}, no Attention"
 
 
 def _told(error: Exception) -> str:

@@ -12,6 +12,8 @@ from srum_plugins.attention.dense import rows, unpadded
 SMALL = 2**24
 """Scores per head up to which segments of unequal lengths are padded and masked in one call rather than called one by
 one: many short ones cost more in calls than in scores."""
+MOST_PADDING = 4
+"""Keys with padding, in terms of those without, up to which that is done."""
 
 
 class SDPA(Attention):
@@ -22,11 +24,18 @@ class SDPA(Attention):
         """See :meth:`Attention.attend`."""
         # On a CPU, autocast must not reach it: its backward pass in bfloat16 takes several times as long as in float32.
         with torch.autocast("cpu", enabled=False):
-            if len(segments.runs) > 1 and len(segments.queries) * max(segments.queries) * max(segments.keys) <= SMALL:
+            if _is_padded(segments):
                 padded = segments.padded
                 out = _sdpa(rows(q, padded.queries), rows(k, padded.keys), rows(v, padded.keys), padded.mask)
                 return unpadded(out, padded.cells)
             return _by_runs(q, k, v, segments)
+
+
+def _is_padded(segments: Segments) -> bool:
+    """Whether many short segments of unequal lengths go in one call."""
+    count, query, key = len(segments.queries), max(segments.queries), max(segments.keys)
+    small = count * query * key <= SMALL and count * key <= MOST_PADDING * sum(segments.keys)
+    return len(segments.runs) > 1 and small
 
 
 def _by_runs(q: Tensor, k: Tensor, v: Tensor, segments: Segments) -> Tensor:
@@ -50,5 +59,16 @@ def _batched(tokens: Tensor, start: int, count: int, length: int) -> Tensor:
 
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool = False) -> Tensor:
-    shared = q.shape[1] != k.shape[1]
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=shared)
+    shared = q.shape[1] // k.shape[1]
+    if shared > 1 and q.is_cuda:
+        capability = torch.cuda.get_device_capability(q.device)
+        if not _shares_heads(q.dtype, capability, masked=mask is not None):
+            k, v = (part.repeat_interleave(shared, dim=1) for part in (k, v))
+    grouped = q.shape[1] != k.shape[1]
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=grouped)
+
+
+def _shares_heads(dtype: torch.dtype, capability: tuple[int, int], *, masked: bool) -> bool:
+    """Whether a CUDA kernel lets query heads share a key head. Where none does, torch computes all scores instead, in
+    silence; keys repeated for each head cost far less."""
+    return not masked and dtype != torch.float32 and capability >= (8, 0)

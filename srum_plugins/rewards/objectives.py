@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Literal
 
-from srum_plugins.contracts import Draws, Example, Judged, ModelAdapter, Objective, Prediction, Reward, TrainBatch
+from srum_plugins.contracts import Draws, Example, Judged, ModelAdapter, Objective, Reward, TrainBatch
 from srum_plugins.errors import ConfigError, ContractError, RewardError
 
 if TYPE_CHECKING:  # torch stays out of start-up: the command line answers without it
@@ -167,8 +167,9 @@ class Paired(Objective):
         g = (l_loser - l_base_loser) - (l_winner - l_base_winner)
         L = P + anchor * d,   P = mean(-log sigmoid(beta * g)) (logistic) or -mean(g) (linear)
 
-    l are an image's mean token losses, winner and loser under one timestep and one noise, which cancels what both
-    have in common; d is the mean token distance to the base over both. An example's roles are (winner, loser).
+    l are an image's mean token losses, winner and loser under one timestep and one noise, which cancels what both have
+    in common; d is the mean token distance to the base, of each image and then over both. An example's roles are
+    (winner, loser).
 
     g of one noise draw says little about the model's preference: most of it is noise. The logistic form turns up pairs
     whose draw came out low and turns down the others; the linear form, that of a policy gradient with the sign of the
@@ -213,21 +214,21 @@ class Paired(Objective):
         prediction = model.predict(prompts, latents, both)
         base = model.predict(prompts, latents, both, base=True)
 
-        def image_losses(of: Prediction) -> tuple[Tensor, Tensor]:
-            """The mean token losses (B,) of winners and losers."""
-            halves = of.token_losses(latents).chunk(2)
-            winners, losers = (torch.stack([one.mean() for one in batch.by_image(half)]) for half in halves)
+        def by_image(tokens: Tensor) -> tuple[Tensor, Tensor]:
+            """The means over tokens (B,) of winners and of losers."""
+            winners, losers = (torch.stack([one.mean() for one in batch.by_image(half)]) for half in tokens.chunk(2))
             return winners, losers
 
-        winner, loser = image_losses(prediction)
-        base_winner, base_loser = (losses.detach() for losses in image_losses(base))
+        winner, loser = by_image(prediction.token_losses(latents))
+        base_winner, base_loser = (losses.detach() for losses in by_image(base.token_losses(latents)))
         margin = (loser - base_loser) - (winner - base_winner)
         if o.preference == "logistic":
             margin = o.beta * margin
             preference = -torch.nn.functional.logsigmoid(margin).mean()
         else:
             preference = -margin.mean()
-        anchor = prediction.token_distance(base).mean()
+        # By image, as the losses are: with images of several sizes a mean over tokens would not hold the small ones.
+        anchor = torch.cat(by_image(prediction.token_distance(base))).mean()
         loss = preference + o.anchor * anchor
         metrics = {
             "loss": loss,
