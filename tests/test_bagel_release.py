@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -134,6 +136,47 @@ def test_shards_are_one_checkpoint(folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text("[]")
     with pytest.raises(CheckpointError, match="no index of shards"):
         adapter(folder)
+
+
+STREAMING = """
+import sys
+from pathlib import Path
+import torch
+from srum_bagel import weights
+
+def peak():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
+with torch.device("meta"):
+    module = torch.nn.Sequential(*(torch.nn.Linear(1024, 1024, bias=False) for _ in range(32)))
+weights.load_weights(torch.nn.Linear(1, 1, bias=False), [Path(sys.argv[2])], torch.device("cpu"))  # libraries are there
+sums = []
+weights._put = lambda owner, name, tensor, device, dtype: sums.append(float(tensor.sum()))
+Path("/proc/self/clear_refs").write_text("5")  # from here on the peak is that of what follows
+before = peak()
+weights.load_weights(module, weights.weight_files(Path(sys.argv[1])), torch.device("meta"))
+assert sums == [1024.0 * 1024.0] * 32
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads the peak of memory as Linux tells it")
+def test_the_host_holds_no_more_than_a_shard(tmp_path: Path) -> None:
+    """Weights that go to another device pass through the host one by one. There is none here: they are read and let go
+    where they would be sent there."""
+    folder, small = tmp_path / "sharded", tmp_path / "small.safetensors"
+    folder.mkdir()
+    names = [f"{number}.weight" for number in range(32)]
+    of_name = {name: f"ema-{number // 8}.safetensors" for number, name in enumerate(names)}
+    for file in set(of_name.values()):
+        save_file({name: torch.ones(1024, 1024) for name in names if of_name[name] == file}, folder / file)
+    (folder / "ema.safetensors.index.json").write_text(json.dumps({"weight_map": of_name}))
+    save_file({"weight": torch.ones(1, 1)}, small)
+    shard = 8 * 1024 * 1024 * 4
+    command = [sys.executable, "-c", STREAMING, str(folder), str(small)]
+    grown = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert 0.5 * shard < grown < 1.3 * shard
 
 
 def test_the_names_of_the_autoencoder_at_full_size() -> None:
