@@ -19,10 +19,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from release_folder import LEVELS, released_name, write_release
 from safetensors.torch import load_file, save_file
-from srum_bagel import weights
+from srum_bagel import release
 from srum_bagel.config import BagelConfig
 from srum_bagel.grounding import PARTS, read_boxes
-from srum_bagel.hub import check_place, local_folder
 from srum_bagel.images import AsTheyAre, Resized, ResizeRule, on_white
 from srum_bagel.options import AdapterOptions, Sampling, Scope, Thinking, Training
 from srum_bagel.plugin import srum_model_adapters
@@ -30,11 +29,13 @@ from srum_bagel.release import diffusers_name, load_release, read_release
 from srum_bagel.released import ReleasedBagel, build
 from srum_bagel.tokenizer import SPECIAL, Tokenizer
 
+from srum_plugins import weights
 from srum_plugins.attention.contract import Heads
 from srum_plugins.attention.dense import Dense
 from srum_plugins.cli import main
 from srum_plugins.contracts import Decoding, GenerationRequest, Question
 from srum_plugins.errors import CheckpointError, ConfigError, ContractError
+from srum_plugins.hub import check_place, local_folder
 from srum_plugins.options import build_options
 from srum_plugins.records import Box, Failure, Prompt
 
@@ -142,7 +143,7 @@ STREAMING = """
 import sys
 from pathlib import Path
 import torch
-from srum_bagel import weights
+from srum_plugins import weights
 
 def peak():
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -285,7 +286,7 @@ def test_misfits_are_one_error_with_the_first_ten_and_their_number(folder: Path)
 
 def test_a_checkpoint_without_the_tower_says_what_to_add(folder: Path) -> None:
     def drop(tensors: dict[str, torch.Tensor]) -> None:
-        for name in [name for name in tensors if name.startswith(weights.TOWER)]:
+        for name in [name for name in tensors if name.startswith(release.TOWER)]:
             del tensors[name]
 
     rewrite(folder / "ema.safetensors", drop)

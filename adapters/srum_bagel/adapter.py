@@ -24,7 +24,6 @@ from srum_bagel.options import Sampling, Thinking, Training
 from srum_bagel.packing import Piece, PieceKind
 from srum_bagel.sampler import sample, shifted
 from srum_bagel.understanding import greedy, likeliest, sampled, write
-from srum_bagel.weights import load_weights
 from srum_plugins.contracts import (
     GREEDY,
     Answer,
@@ -38,6 +37,7 @@ from srum_plugins.contracts import (
 )
 from srum_plugins.errors import CheckpointError, ContractError
 from srum_plugins.records import Box, Failure, Prompt, Region
+from srum_plugins.weights import load_weights
 
 Item = TypeVar("Item")
 Key = TypeVar("Key", bound=Hashable)

@@ -13,8 +13,8 @@ import torch
 from srum_bagel.autoencoder import KLAutoencoder, PixelAutoencoder, build_autoencoder
 from srum_bagel.config import BagelConfig, read_json
 from srum_bagel.model import Bagel
-from srum_bagel.weights import load_weights, save_weights
 from srum_plugins.attention.contract import Attention
+from srum_plugins.weights import load_weights, save_weights
 
 CONFIG, WEIGHTS, AUTOENCODER = "bagel.json", "ema.safetensors", "ae.safetensors"
 

@@ -6,11 +6,11 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from srum_bagel.hub import local_folder
 from srum_bagel.options import PRESETS, AdapterOptions, Thinking, Training
 from srum_plugins.attention.contract import Attention, Heads
 from srum_plugins.contracts import Capability
 from srum_plugins.hookspecs import hookimpl
+from srum_plugins.hub import local_folder
 from srum_plugins.providers import Provider
 
 

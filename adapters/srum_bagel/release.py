@@ -19,11 +19,13 @@ import torch
 from srum_bagel.autoencoder import KLAutoencoder
 from srum_bagel.config import AutoencoderConfig, BagelConfig, LanguageConfig, SpecialTokens, VisionConfig, read_json
 from srum_bagel.model import Bagel
-from srum_bagel.weights import Choice, Shapes, load_weights, save_weights, shapes, weight_files
 from srum_plugins.attention.contract import Attention
 from srum_plugins.errors import CheckpointError
+from srum_plugins.weights import Choice, Shapes, load_weights, save_weights, shapes, weight_files
 
 LANGUAGE, VISION, AUTOENCODER = "llm_config.json", "vit_config.json", "ae.safetensors"
+TOWER = ("vit_model.", "connector.", "vit_pos_embed.")
+"""How the names of the understanding tower's weights begin."""
 UNUSED_LAYERS = 1
 """Layers of the tower's config that BAGEL leaves out: it reads the features before the last."""
 SCALE, SHIFT = 0.3611, 0.1159
@@ -253,7 +255,7 @@ def load_release(
 
     with init_empty_weights():
         model = Bagel(release.config, attention)
-    load_weights(model, release.weights, device, dtype)
+    load_weights(model, release.weights, device, dtype, tower=TOWER)
     autoencoder = KLAutoencoder(release.config.vae)
     levels = len(release.config.vae.arguments["block_out_channels"])
     load_weights(

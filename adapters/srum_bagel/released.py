@@ -10,17 +10,17 @@ import torch
 from srum_bagel.adapter import BagelAdapter, Dialect
 from srum_bagel.config import BagelConfig
 from srum_bagel.grounding import read_boxes, where_question
-from srum_bagel.hub import local_folder
 from srum_bagel.images import Resized, ResizeRule
 from srum_bagel.memory import weightless
 from srum_bagel.options import AdapterOptions
 from srum_bagel.release import Release, is_release, language_config, load_release, read_release, save_release
 from srum_bagel.tokenizer import Tokenizer
-from srum_bagel.weights import load_weights, weight_files
 from srum_plugins.attention.contract import Attention, Heads
 from srum_plugins.contracts import Weightless
 from srum_plugins.errors import CheckpointError, ConfigError
+from srum_plugins.hub import local_folder
 from srum_plugins.records import Box, Failure
+from srum_plugins.weights import load_weights, weight_files
 
 IMAGES_PER_CALL = 8
 """Images that understanding reads in one forward: one of 1024 x 1024 pixels is 4900 tokens."""

@@ -17,8 +17,6 @@ from srum_plugins.errors import CheckpointError
 
 Choice = Literal["auto", "ema", "model"]
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-TOWER = ("vit_model.", "connector.", "vit_pos_embed.")
-"""How the names of the understanding tower's weights begin."""
 SHOWN = 10
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -100,17 +98,18 @@ def shapes(files: Sequence[Path]) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def refuse_misfits(found: Shapes, expected: Shapes, source: object) -> None:
-    """One error for whatever is missing, unexpected or of another shape.
+def refuse_misfits(found: Shapes, expected: Shapes, source: object, tower: tuple[str, ...] = ()) -> None:
+    """One error for whatever is missing, unexpected or of another shape. ``tower`` is how the names of the
+    understanding tower's weights begin, which some training runs leave out.
 
     Raises:
         CheckpointError: names the first ten and their number.
     """
     missing = [name for name in expected if name not in found]
     unexpected = [name for name in found if name not in expected]
-    if missing and not unexpected and missing == [name for name in expected if name.startswith(TOWER)]:
+    if missing and not unexpected and tower and missing == [name for name in expected if name.startswith(tower)]:
         raise CheckpointError(
-            f"{source} has no understanding tower: its {len(missing)} weights {', '.join(f'{p}*' for p in TOWER)} are "
+            f"{source} has no understanding tower: its {len(missing)} weights {', '.join(f'{p}*' for p in tower)} are "
             "missing, as after a training run that leaves it out. Add them from the checkpoint that it was trained from"
         )
     problems = [f"{name} is missing" for name in missing] + [f"{name} is unexpected" for name in unexpected]
@@ -130,12 +129,13 @@ def load_weights(
     device: torch.device,
     dtype: torch.dtype | None = None,
     rename: Callable[[str], str] = lambda name: name,
+    tower: tuple[str, ...] = (),
 ) -> None:
     """Load exactly the module's weights, one tensor at a time.
 
-    Parameters without memory (``meta``) get theirs on ``device``; others are filled in place. ``dtype`` None keeps that
-    of the file for the former. ``rename`` maps a name in the file to the module's; a matrix stored as a 1 x 1
-    convolution fits a linear layer.
+    Parameters without memory (``meta``) get theirs on ``device``; others are filled in place. ``dtype`` None keeps
+    that of the file for the former. ``tower`` is that of :func:`refuse_misfits`. ``rename`` maps a name in the file to
+    the module's; a matrix stored as a 1 x 1 convolution fits a linear layer.
 
     Raises:
         CheckpointError: a file is unreadable, or what it holds does not fit; then nothing was loaded.
@@ -146,7 +146,7 @@ def load_weights(
         name: shape[:2] if shape[2:] == (1, 1) and len(expected.get(name, ())) == 2 else shape
         for name, shape in found.items()
     }
-    refuse_misfits(fitting, expected, files[0] if len(files) == 1 else files[0].parent)
+    refuse_misfits(fitting, expected, files[0] if len(files) == 1 else files[0].parent, tower)
     owners = {
         f"{prefix}.{name}" if prefix else name: (owner, name)
         for prefix, owner in module.named_modules()

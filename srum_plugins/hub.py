@@ -9,7 +9,7 @@ from srum_plugins.errors import CheckpointError, ConfigError
 
 _ID = re.compile(r"[\w.-]+/[\w.-]+")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_PATTERNS = ["*.json", "*.txt", "*.safetensors"]
+_PATTERNS = ["*.json", "*.txt", "*.safetensors"]  # of subfolders too
 
 
 def check_place(checkpoint: str, revision: str | None) -> None:
@@ -23,9 +23,7 @@ def check_place(checkpoint: str, revision: str | None) -> None:
             raise ConfigError(f"adapter.revision is for checkpoints of the hub; {checkpoint} is a folder")
         return
     if not _ID.fullmatch(checkpoint):
-        raise ConfigError(
-            f"adapter.checkpoint={checkpoint!r} is neither a folder nor a hub id such as ByteDance-Seed/BAGEL-7B-MoT"
-        )
+        raise ConfigError(f"adapter.checkpoint={checkpoint!r} is neither a folder nor a hub id, owner/name")
     if revision is None or not _COMMIT.fullmatch(revision):
         raise ConfigError(
             f"adapter.checkpoint={checkpoint} is no folder here, and a hub id needs adapter.revision, the commit that "
