@@ -25,6 +25,7 @@ from srum_plugins.providers import PRESET, Kind, NoOptions, Provider
 
 DECAYS = ("constant", "linear", "cosine")
 OPTIMIZERS = ("adamw", "adamw8bit")
+LATENTS = ("kept", "encoded")
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,9 @@ class TrainSection:
     ``optimizer`` is ``adamw``, or ``adamw8bit`` for weights in bfloat16, which plain AdamW hardly moves.
     ``grad_clip`` is the largest gradient norm (null: none). With ``ema`` above 0 an exponential moving average of the
     weights is kept, in float32 beside them, and is what training ends with; its decay rises with the step s (from 0) as
-    (s + 1) / (s + 10) up to ``ema``. ``checkpoint_every`` counts steps.
+    (s + 1) / (s + 10) up to ``ema``. ``latents`` says whether those that
+    the adapter kept with its candidates are trained on (``kept``), or the images are encoded all the same
+    (``encoded``). ``checkpoint_every`` counts steps.
     """
 
     optimizer: str = "adamw"
@@ -75,6 +78,7 @@ class TrainSection:
     beta2: float = 0.95
     grad_clip: float | None = 1.0
     ema: float = 0.0
+    latents: str = "kept"
     checkpoint_every: int = 25
 
 
@@ -373,6 +377,7 @@ def _check_values(config: RunConfig) -> None:
     for key, word, known in (
         ("train.decay", train.decay, DECAYS),
         ("train.optimizer", train.optimizer, OPTIMIZERS),
+        ("train.latents", train.latents, LATENTS),
     ):
         if word not in known:
             raise ConfigError(f"{key}: unknown {word!r}.{did_you_mean(word, known)}")

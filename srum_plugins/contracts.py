@@ -53,10 +53,15 @@ class GenerationRequest:
 
 @dataclass(frozen=True)
 class Generated:
-    """A generated RGB image and, in think mode, the plan text that led to it."""
+    """A generated RGB image and, in think mode, the plan text that led to it.
+
+    ``latents`` (C, H, W), float32, are what the image was decoded from, given by adapters that train on them: then the
+    image is not encoded again, which for them would lose what the decoder left out.
+    """
 
     image: Image.Image
     plan: str | None = None
+    latents: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,8 @@ class Prompt:
 class Candidate:
     """One generated image of a prompt: where it is, and how to make it again.
 
-    ``image`` is a path relative to the directory of the stage that wrote the record.
+    ``image`` is a path relative to the directory of the stage that wrote the record, and so is ``latents``, if the
+    adapter keeps what the image was decoded from.
     """
 
     id: str
@@ -115,6 +116,7 @@ class Candidate:
     width: int
     height: int
     plan: str | None = None
+    latents: str | None = None
 
 
 @dataclass(frozen=True)

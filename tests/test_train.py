@@ -217,6 +217,9 @@ class Odd(Objective):
         return loss, metrics
 
 
+encoded: list[int] = []
+
+
 class OddPlugin:
     def __init__(self) -> None:
         self.failed: list[tuple[int, str]] = []
@@ -233,8 +236,21 @@ class OddPlugin:
                 sizes = [(8, 8) if request.seed % 2 else (10, 8) for request in requests]
                 return [Generated(Image.new("RGB", size, "red")) for size in sizes]
 
+        class Keeps(toy_backend.ToyAdapter):
+            def generate(self, requests: Any, sampling: Any) -> list[Generated]:
+                drawn = super().generate(requests, sampling)
+                return [
+                    dataclasses.replace(one, latents=latents)
+                    for one, latents in zip(drawn, super().encode([one.image for one in drawn]), strict=True)
+                ]
+
+            def encode(self, images: Any) -> Tensor:
+                encoded.append(len(images))
+                return super().encode(images)
+
         toy = toy_backend.srum_model_adapters()[0]
-        return [dataclasses.replace(toy, name="two-sizes", factory=TwoSizes)]
+        kinds = {"two-sizes": TwoSizes, "keeps": Keeps}
+        return [dataclasses.replace(toy, name=name, factory=factory) for name, factory in kinds.items()]
 
     @hookimpl
     def srum_train_step_failed(self, step: int, error: BaseException) -> None:
@@ -278,6 +294,25 @@ def test_what_cannot_be_trained_on_is_said(tmp_path: Path, override: str, error:
     with pytest.raises(error) as caught:
         toy_run(tmp_path, "adapter=two-sizes", override, host=host)
     assert words in str(caught.value)
+
+
+def test_latents_that_were_kept_are_trained_on_unless_images_are_to_be_encoded(tmp_path: Path) -> None:
+    host = toy_host()
+    host.register(OddPlugin(), "odd")
+    encoded.clear()
+    toy_run(tmp_path, "adapter=keeps", host=host)
+    assert encoded == []
+    stage = next((tmp_path / "run/stages/generate").glob("*/"))
+    assert len(list(stage.glob("latents/*.safetensors"))) == len(list(stage.glob("images/*.png"))) == 12
+    trained = {file: file.read_bytes() for file in (tmp_path / "run").glob("stages/train/*/metrics.jsonl")}
+    toy_run(tmp_path, "adapter=keeps", "train.latents=encoded", host=host)
+    assert sum(encoded) == 12
+    both = [file.read_bytes() for file in (tmp_path / "run").glob("stages/train/*/metrics.jsonl")]
+    assert both == 2 * list(trained.values())  # this model's are what its images are encoded to
+    damaged = next(stage.glob("latents/*.safetensors"))
+    damaged.write_bytes(b"half")
+    with pytest.raises(StageError, match=f"{damaged.name}: cannot be read as a tensor.*Delete the part"):
+        toy_run(tmp_path, "adapter=keeps", "train.lr=0.01", host=host)
 
 
 def test_candidates_of_several_sizes_train_together(tmp_path: Path) -> None:

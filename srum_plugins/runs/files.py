@@ -8,13 +8,17 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 from srum_plugins.errors import StageError
 
+if TYPE_CHECKING:  # torch stays out of start-up: the command line answers without it
+    from torch import Tensor
+
 MEND = "Delete it and the done.json beside it, if there is one, and run again."
+MEND_RECORD = "Delete the part-*.jsonl that names it and the done.json beside that, and run again."
 ASIDE = ".aside-"  # prefix of what is being written; leftovers of a killed process are removed by clean()
 
 
@@ -58,10 +62,25 @@ def read_image(path: Path) -> Image.Image:
         with Image.open(path) as image:
             return image.convert("RGB")
     except OSError as error:
-        raise StageError(
-            f"{path}: cannot be read as an image: {error}. Delete the part-*.jsonl that names it and the done.json "
-            "beside that, and run again."
-        ) from error
+        raise StageError(f"{path}: cannot be read as an image: {error}. {MEND_RECORD}") from error
+
+
+def write_tensor(path: Path, tensor: Tensor) -> None:
+    """Write a tensor as a safetensors file, atomically."""
+    from safetensors.torch import save
+
+    write_bytes(path, save({"tensor": tensor.detach().cpu().contiguous()}))
+
+
+def read_tensor(path: Path) -> Tensor:
+    """Read what :func:`write_tensor` wrote. Raises StageError if it is missing or damaged."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)["tensor"]
+    except (OSError, KeyError, SafetensorError) as error:
+        raise StageError(f"{path}: cannot be read as a tensor: {error}. {MEND_RECORD}") from error
 
 
 def write_folder(path: Path, fill: Callable[[Path], None]) -> None:

@@ -1,4 +1,4 @@
-"""Typed records in fixed chunks: one JSONL part per chunk, images before the records that name them.
+"""Typed records in fixed chunks: one JSONL part per chunk, images and tensors before the records that name them.
 
 A chunk is done when its part exists. Chunks are independent of one another, so that after a kill only the missing
 ones are made, and the files end up with the same bytes.
@@ -9,15 +9,20 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
 from PIL import Image
 
 from srum_plugins.errors import ContractError, StageError
 from srum_plugins.records import from_json, to_json
-from srum_plugins.runs.files import MEND, write_bytes, write_image
+from srum_plugins.runs.files import MEND, write_bytes, write_image, write_tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 T = TypeVar("T")
+Attachment: TypeAlias = "Image.Image | Tensor"
+"""What a record names by a path."""
 
 
 class Shards(Generic[T]):
@@ -46,16 +51,17 @@ class Shards(Generic[T]):
         """The number of records on disk."""
         return sum(len(self.items(index)) for index in range(len(self)) if self.part(index).exists())
 
-    def write(self, index: int, records: Sequence[T], images: Mapping[str, Image.Image] | None = None) -> None:
-        """Write one chunk: its images first (by path relative to the folder), then its records.
+    def write(self, index: int, records: Sequence[T], files: Mapping[str, Attachment] | None = None) -> None:
+        """Write one chunk: its images and tensors first (by path relative to the folder), then its records.
 
         Raises:
             ContractError: the number of records is not that of the chunk.
         """
         if len(records) != len(self.items(index)):
             raise ContractError(f"chunk {index} needs {len(self.items(index))} records, got {len(records)}")
-        for name, image in (images or {}).items():
-            write_image(self.folder / name, image)
+        for name, content in (files or {}).items():
+            write = write_image if isinstance(content, Image.Image) else write_tensor
+            write(self.folder / name, content)  # type: ignore[arg-type]  # each gets its own
         lines = [json.dumps(to_json(record), ensure_ascii=False, allow_nan=False) for record in records]
         write_bytes(self.part(index), "".join(f"{line}\n" for line in lines).encode())
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from srum_plugins.contracts import Example, ModelAdapter, TrainBatch
 from srum_plugins.errors import ContractError
 from srum_plugins.providers import Kind
-from srum_plugins.runs.files import read_image
+from srum_plugins.runs.files import read_image, read_tensor
 from srum_plugins.runs.fingerprint import stable_seed
 from srum_plugins.stages import generate
 from srum_plugins.stages.session import Session
@@ -21,8 +21,8 @@ ENCODE_BATCH = 32  # images
 
 @dataclass(frozen=True)
 class Dataset:
-    """The training examples, encoded once. ``latents`` (C, H, W) by candidate, on the CPU; by example the (h, w) of its
-    token grid, and the token weights (h * w,) of each role."""
+    """The training examples, encoded once or as they were kept. ``latents`` (C, H, W) by candidate, on the CPU; by
+    example the (h, w) of its token grid, and the token weights (h * w,) of each role."""
 
     examples: list[Example]
     latents: Mapping[str, Tensor]
@@ -54,9 +54,11 @@ class Dataset:
         on_grid = [grids[sizes[example.candidates[0]]] for example in examples]
         folder = session.directory(generate.STAGE).path
         latents: dict[str, Tensor] = {}
-        device = torch.device("cpu")
+        device = torch.device(session.config.run.device)
+        if session.config.train.latents == "kept":
+            latents = {name: read_tensor(folder / kept) for name in wanted if (kept := records[name].latents)}
         torch.manual_seed(stable_seed(session.config.run.seed, "encode"))  # for encoders that sample: a resumed run too
-        for names in _chunks(sizes):
+        for names in _chunks({name: size for name, size in sizes.items() if name not in latents}):
             encoded = model.encode([read_image(folder / records[name].image) for name in names])
             device = encoded.device
             latents.update(zip(names, encoded.detach().cpu(), strict=True))

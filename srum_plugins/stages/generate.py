@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from PIL import Image
-
 from srum_plugins.contracts import Capability, Generated, GenerationRequest, Located, ModelAdapter
 from srum_plugins.errors import ContractError
 from srum_plugins.pictures import sample_grid
@@ -14,7 +12,7 @@ from srum_plugins.providers import Kind
 from srum_plugins.records import Candidate
 from srum_plugins.runs.files import read_image
 from srum_plugins.runs.fingerprint import stable_seed
-from srum_plugins.runs.shards import Shards
+from srum_plugins.runs.shards import Attachment, Shards
 from srum_plugins.runs.store import StageDirectory
 from srum_plugins.stages.session import Session, Stage, file_name, run_chunks
 
@@ -48,7 +46,7 @@ def execute(session: Session, directory: StageDirectory) -> dict[str, Any]:
     neither the other prompts nor the batching matter."""
     settings, prompts = session.config.generate, session.prompts
 
-    def work(items: range) -> tuple[list[Candidate], dict[str, Image.Image]]:
+    def work(items: range) -> tuple[list[Candidate], dict[str, Attachment]]:
         places = [(prompts[item // settings.candidates], item % settings.candidates) for item in items]
         requests = [
             GenerationRequest(
@@ -57,14 +55,19 @@ def execute(session: Session, directory: StageDirectory) -> dict[str, Any]:
             for prompt, index in places
         ]
         results = generate_checked(session.model(), requests, session.config.sampling["generate"])
-        records, images = [], {}
+        records: list[Candidate] = []
+        files: dict[str, Attachment] = {}
         for (prompt, index), request, result in zip(places, requests, results, strict=True):
             identifier = f"{prompt.id}-{index}"
-            name = f"images/{file_name(identifier)}.png"
-            images[name] = result.image
-            width, height = result.image.size
-            records.append(Candidate(identifier, prompt.id, index, request.seed, name, width, height, result.plan))
-        return records, images
+            name, latents = f"images/{file_name(identifier)}.png", None
+            files[name] = result.image
+            if result.latents is not None:
+                latents = f"latents/{file_name(identifier)}.safetensors"
+                files[latents] = result.latents.float()
+            records.append(
+                Candidate(identifier, prompt.id, index, request.seed, name, *result.image.size, result.plan, latents)
+            )
+        return records, files
 
     candidates = shards(session, directory)
     run_chunks(session, candidates, work, directory)

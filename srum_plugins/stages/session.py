@@ -22,7 +22,7 @@ from srum_plugins.providers import Kind
 from srum_plugins.records import Prompt, to_json
 from srum_plugins.runs.files import write_image
 from srum_plugins.runs.fingerprint import fingerprint, stable_seed
-from srum_plugins.runs.shards import Shards
+from srum_plugins.runs.shards import Attachment, Shards
 from srum_plugins.runs.store import StageDirectory
 
 T = TypeVar("T")
@@ -208,12 +208,13 @@ def _ingredient(choice: Choice) -> dict[str, Any]:
 def run_chunks(
     session: Session,
     shards: Shards[T],
-    work: Callable[[range], tuple[list[T], Mapping[str, Image.Image]]],
+    work: Callable[[range], tuple[list[T], Mapping[str, Attachment]]],
     stage: StageDirectory,
     before: int = 0,
     total: int | None = None,
 ) -> None:
-    """Make the missing chunks of a stage. ``work`` gets the positions of a chunk and returns its records and images.
+    """Make the missing chunks of a stage. ``work`` gets the positions of a chunk and returns its records and the images
+    and tensors that they name.
 
     ``before`` and ``total`` place these chunks within a stage that has several parts, for progress.
     """
@@ -221,8 +222,8 @@ def run_chunks(
         # Providers draw from the seeds that they are given; one that uses torch's global state is repeatable too, and
         # sees the same before and after training: both are parts of one stage.
         torch.manual_seed(stable_seed(session.config.run.seed, stage.name, index))
-        records, images = work(shards.items(index))
-        shards.write(index, records, images)
+        records, files = work(shards.items(index))
+        shards.write(index, records, files)
         stage.tick()
         session.host.hook.srum_stage_advanced(
             run=session.info,
