@@ -15,16 +15,16 @@ import platform
 import resource
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
-from srum_bagel.adapter import BagelAdapter, Dialect
+from srum_bagel.adapter import BagelAdapter
 from srum_bagel.autoencoder import build_autoencoder
 from srum_bagel.config import AutoencoderConfig, BagelConfig, LanguageConfig, SpecialTokens, VisionConfig
-from srum_bagel.memory import weightless
+from srum_bagel.memory import Words, weightless
 from srum_bagel.model import Bagel
 from srum_bagel.options import Sampling, Training
 from srum_bagel.release import kl_autoencoder
@@ -41,7 +41,7 @@ from srum_plugins.host import PluginHost
 from srum_plugins.memory.estimate import estimate
 from srum_plugins.memory.workload import Asking, Drawing, Learning, Workload
 from srum_plugins.providers import Kind
-from srum_plugins.records import Box, Failure, Prompt
+from srum_plugins.records import Prompt
 from srum_plugins.rewards.objectives import Weighted, WeightedOptions
 from srum_plugins.stages import optimizers
 
@@ -66,28 +66,10 @@ SIZES: dict[str, tuple[BagelConfig, int]] = {"small": (SMALL, 128), "7b": (SEVEN
 """Dimensions, and the side of the square images in pixels."""
 WORDS = 32
 """Tokens of every prompt and question."""
+TEXT = " ".join(["word"] * WORDS)
+LONGEST_ANSWER = 16
+"""Tokens."""
 REPEATS = 3
-
-
-class Counted(Dialect):
-    """Texts of ``WORDS`` tokens each, and answers of ``longest_answer``."""
-
-    longest_answer = 16
-
-    def encode(self, text: str) -> list[int]:
-        return list(range(4, 4 + WORDS))
-
-    def decode(self, ids: Iterable[int]) -> str:
-        return " ".join(map(str, ids))
-
-    def ask(self, text: str, box: Box | None) -> str:
-        return text
-
-    def ask_where(self, phrase: str) -> str:
-        return phrase
-
-    def read_boxes(self, answer: str, size: tuple[int, int]) -> list[Box] | Failure:
-        return []
 
 
 class Counting(Attention):
@@ -135,7 +117,7 @@ def build(
         table.to(dtype)
     with device:
         autoencoder = build_autoencoder(config.vae)
-    return BagelAdapter(model, autoencoder, Counted(), (side, side), preparation(config))
+    return BagelAdapter(model, autoencoder, Words(LONGEST_ANSWER), (side, side), preparation(config))
 
 
 def measured(
@@ -205,7 +187,7 @@ def training(
     latents = adapter.encode(images)
     grid = adapter.token_grid(*images[0].size)
     weights = torch.ones(len(images) * grid[0] * grid[1], device=latents.device)
-    prompts = tuple(Prompt(str(number), "a prompt") for number in range(len(images)))
+    prompts = tuple(Prompt(str(number), TEXT) for number in range(len(images)))
     batch = TrainBatch(prompts, (list(latents),), (weights,), (grid,) * len(images))
 
     def gradients() -> None:
@@ -250,8 +232,7 @@ def main() -> None:
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     if options.memory:
         asked = workload(device.type, options.images, options.points, eight_bit=dtype == torch.bfloat16)
-        longest = Counted.longest_answer
-        found = estimate(lambda: weightless(config, dtype, (side, side), longest, preparation(config)), asked)
+        found = estimate(lambda: weightless(config, dtype, (side, side), LONGEST_ANSWER, preparation(config)), asked)
         show(found, asked, options.device, as_json=False)
         return
     heads = Heads(
@@ -268,9 +249,9 @@ def main() -> None:
     reached = matmul_rate(device, dtype)
     blank = [Image.new("RGB", (side, side), (count, 128, 64)) for count in range(options.images)]
     tokens = (side // config.latent_stride) ** 2
-    requests = [GenerationRequest(Prompt(str(seed), "a prompt"), seed) for seed in range(options.images)]
+    requests = [GenerationRequest(Prompt(str(seed), TEXT), seed) for seed in range(options.images)]
     sampling = Sampling(points=options.points)
-    questions = [Question(image, "a question") for image in blank]
+    questions = [Question(image, TEXT) for image in blank]
     found: dict[str, dict[str, float]] = {
         "generate": measured(lambda: adapter.generate(requests, sampling), device, reached, attention=attention),
         "answer": measured(lambda: adapter.answer(questions), device, reached, attention=attention),

@@ -116,7 +116,7 @@ def real_step(bagel: ModuleType, dtype: torch.dtype, learning: Learning) -> int:
         state = TrainingState.start(parameters, optimizer, averaged=learning.settings.ema > 0)
         grid = model.token_grid(side, side)
         weights = torch.ones(BATCH * grid[0] * grid[1])
-        prompts = tuple(Prompt(str(index), "a prompt") for index in range(BATCH))
+        prompts = tuple(Prompt(str(index), bagel.TEXT) for index in range(BATCH))
         batch = TrainBatch(prompts, (list(latents),) * 2, (weights,) * 2, (grid,) * BATCH)
         settings = SimpleNamespace(train=learning.settings, run=SimpleNamespace(seed=0))
         session: Any = SimpleNamespace(config=settings, objective=learning.objective)
@@ -130,7 +130,7 @@ def real_step(bagel: ModuleType, dtype: torch.dtype, learning: Learning) -> int:
 def guess(bagel: ModuleType, dtype: torch.dtype, **asked: Any) -> Estimate:
     config, side = bagel.SIZES["small"]
     return estimate(
-        lambda: weightless(config, dtype, (side, side), bagel.Counted.longest_answer, preparation(config)),
+        lambda: weightless(config, dtype, (side, side), bagel.LONGEST_ANSWER, preparation(config)),
         Workload("cpu", words=WORDS, questions=1, **asked),
     )
 
@@ -168,14 +168,14 @@ def test_drawing_and_answering_hold_what_was_estimated(bagel: ModuleType) -> Non
         asking={"judge": Asking(IMAGES, None, frozenset({Capability.ANSWER, Capability.CHOICE}))},
     )
     images = [Image.new("RGB", (side, side)) for _ in range(IMAGES)]
-    requests = [GenerationRequest(Prompt(str(seed), "a prompt"), seed) for seed in range(IMAGES)]
+    requests = [GenerationRequest(Prompt(str(seed), bagel.TEXT), seed) for seed in range(IMAGES)]
     real = []
     with Tracker("cpu") as tracker:
         model = bagel.build(config, side, torch.device("cpu"), torch.float32)
         for work in (
             lambda: model.generate(requests, sampling),
-            lambda: model.answer([Question(image, "a question") for image in images]),
-            lambda: model.choice_logprobs([Question(image, "a question", ("yes", "no")) for image in images]),
+            lambda: model.answer([Question(image, bagel.TEXT) for image in images]),
+            lambda: model.choice_logprobs([Question(image, bagel.TEXT, ("yes", "no")) for image in images]),
         ):
             gc.collect()
             tracker.restart()
