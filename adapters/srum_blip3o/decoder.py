@@ -78,7 +78,8 @@ class PixelDecoder(nn.Module):
     @property
     def downsample(self) -> int:
         """Pixels a side that one latent shows."""
-        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+        levels: int = len(self.vae.config.block_out_channels)
+        return 1 << (levels - 1)
 
     @property
     def noise_shape(self) -> tuple[int, int, int]:
@@ -158,8 +159,8 @@ class PixelDecoder(nn.Module):
         pixels = torch.cat(parts)
         if not pixels.isfinite().all():
             raise ContractError(
-                f"the pixel decoder painted values that are not finite, in {dtype}: check the features and the weights, "
-                "and use bfloat16 or float32"
+                f"the pixel decoder painted values that are not finite, in {dtype}: check the features and the "
+                "weights, and use bfloat16 or float32"
             )
         return (pixels / 2 + 0.5).clamp(0, 1)
 

@@ -155,9 +155,10 @@ def pooled(features: Tensor, grid: int = GRID) -> Tensor:
     side = round(features.shape[1] ** 0.5)
     if side**2 != features.shape[1] or side % grid:
         raise ContractError(
-            f"cannot pool {features.shape[1]} features to {grid} x {grid}: they must be a square of a multiple of {grid}"
+            f"cannot pool {features.shape[1]} features to {grid} x {grid}: they must be a square whose side is a "
+            f"multiple of {grid}"
         )
-    return F.avg_pool2d(features.transpose(1, 2).unflatten(2, (side, side)), side // grid)
+    return F.avg_pool2d(features.transpose(1, 2).reshape(len(features), -1, side, side), side // grid)
 
 
 def as_tokens(features: Tensor) -> Tensor:
@@ -204,7 +205,7 @@ def load_tower(
 ) -> EvaTower:
     """The frozen tower from safetensors files: one of its own, or the shards of a checkpoint that holds it under
     ``model.gen_vision_tower.vision_tower.model.`` or any other prefix (blip3o.md 1.4). The prefix is found by the name
-    ``cls_token``, and what does not begin with it is left alone. One tensor at a time is held twice.
+    ``cls_token``, and what does not begin with it is left alone.
 
     Raises:
         CheckpointError: a file is pickled or unreadable, there is no tower or more than one, or a weight is missing,
@@ -233,12 +234,13 @@ def load_tower(
     with torch.device("meta"):
         tower = EvaTower(config or EvaConfig())
     refuse_misfits(found, {name: tuple(tensor.shape) for name, tensor in tower.state_dict().items()}, source)
+    loaded: dict[str, Tensor] = {}
     for file in files:
         with opened(file) as handle:
             for name in list(handle.keys()):
                 own = name.removeprefix(prefix)
                 if name.startswith(prefix) and own in found:
                     # A copy, because what safetensors gives on the CPU is a window on the file.
-                    tensor = handle.get_tensor(name).to(device, dtype, copy=True)
-                    tower.load_state_dict({own: tensor}, strict=False, assign=True)
+                    loaded[own] = handle.get_tensor(name).to(device, dtype, copy=True)
+    tower.load_state_dict(loaded, assign=True)
     return tower.eval().requires_grad_(False)
