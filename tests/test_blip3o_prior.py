@@ -18,6 +18,7 @@ from diffusers.models.attention_processor import LuminaAttnProcessor2_0
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
+from srum_blip3o import lora
 from srum_blip3o.flow import noised, sample, schedule, token_losses, told, training_sigma
 from srum_blip3o.prior import Prior, PriorConfig, use_attention
 from srum_blip3o.prior_weights import load_prior, own_name, released_name
@@ -410,6 +411,17 @@ def test_a_sample_does_not_depend_on_its_batch(batch: int, steps: int, guidance:
         torch.testing.assert_close(together[index : index + 1], alone, atol=1e-5, rtol=1e-5)
 
 
+@torch.no_grad()
+def test_a_bfloat16_prior_is_sampled_in_float32() -> None:
+    prior = tiny_prior()
+    noise, _, condition = drawn(prior)
+    exact = sample(prior, condition, noise, steps=30)
+    out = sample(prior.to(torch.bfloat16), condition.bfloat16(), noise, steps=30)
+    assert out.dtype == torch.float32
+    assert not torch.equal(out, out.bfloat16().float())
+    assert (out - exact).square().mean() < 0.01 * exact.square().mean()
+
+
 # Attention
 
 
@@ -547,6 +559,52 @@ def test_diffusers_offers_no_checkpointing_for_this_model() -> None:
     """Why a layer has its own. Once this fails, diffusers' may do instead."""
     with pytest.raises(ValueError, match="does not support gradient checkpointing"):
         stock(tiny_prior()).dit.enable_gradient_checkpointing()
+
+
+def test_autocast_trains_float32_weights_in_bfloat16() -> None:
+    prior, kinds = tiny_prior(), set[torch.dtype]()
+
+    class Seen(Counted):
+        def attend(self, q: Tensor, k: Tensor, v: Tensor, segments: Segments) -> Tensor:
+            kinds.update(part.dtype for part in (q, k, v))
+            return super().attend(q, k, v, segments)
+
+    use_attention(prior, Seen(SDPA()))
+    exact = prior.velocity(*drawn(prior))
+    kinds.clear()
+    with torch.autocast("cpu", torch.bfloat16):
+        out = prior.velocity(*drawn(prior))
+    assert kinds == {torch.bfloat16}
+    assert out.dtype == torch.float32
+    assert (out - exact).square().mean() < 0.01 * exact.square().mean()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_adapters_train_beside_frozen_layers_and_merge_into_them(dtype: torch.dtype) -> None:
+    prior = tiny_prior().to(dtype).requires_grad_(False)
+    names, inputs = list(prior.state_dict()), drawn(prior)
+    before = prior.velocity(*inputs)
+    parameters = lora.inject(prior, rank=2, alpha=4.0)
+    assert len(parameters) == 2 * 10 * prior.config.layers
+    assert {name for name, each in prior.named_parameters() if each.requires_grad} == set(parameters)
+    assert torch.equal(prior.velocity(*inputs), before)
+    prior.checkpointing = True
+    optimizer = torch.optim.SGD(parameters.values(), lr=1.0)
+    for _ in range(2):  # the first moves one half of each pair only
+        optimizer.zero_grad()
+        prior.velocity(*inputs).square().mean().backward()
+        assert all(each.grad is not None and each.dtype == torch.float32 for each in parameters.values())
+        optimizer.step()
+    with torch.no_grad():
+        after = prior.velocity(*inputs)
+        assert (after - before).abs().max() > 1e-2
+        with lora.without(prior):
+            assert torch.equal(prior.velocity(*inputs), before)
+        lora.merge(prior)
+        merged = prior.velocity(*inputs)
+    assert list(prior.state_dict()) == names
+    tolerance = 1e-8 if dtype == torch.float32 else 0.01
+    assert (merged - after).square().mean() < tolerance * after.square().mean()
 
 
 def test_a_copy_is_independent() -> None:
