@@ -128,20 +128,22 @@ def load_weights(
     files: Sequence[Path],
     device: torch.device,
     dtype: torch.dtype | None = None,
-    rename: Callable[[str], str] = lambda name: name,
+    rename: Callable[[str], str | None] = lambda name: name,
     tower: tuple[str, ...] = (),
 ) -> None:
     """Load exactly the module's weights, one tensor at a time.
 
     Parameters without memory (``meta``) get theirs on ``device``; others are filled in place. ``dtype`` None keeps
     that of the file for the former. ``tower`` is that of :func:`refuse_misfits`. ``rename`` maps a name in the file to
-    the module's; a matrix stored as a 1 x 1 convolution fits a linear layer.
+    the module's, or to None if it belongs to another; a matrix stored as a 1 x 1 convolution fits a linear layer.
 
     Raises:
         CheckpointError: a file is unreadable, or what it holds does not fit; then nothing was loaded.
     """
     expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    found = {rename(name): shape for name, shape in shapes(files).items()}
+    stored = shapes(files)
+    names = {name: own for name in stored if (own := rename(name)) is not None}
+    found = {own: stored[name] for name, own in names.items()}
     fitting = {
         name: shape[:2] if shape[2:] == (1, 1) and len(expected.get(name, ())) == 2 else shape
         for name, shape in found.items()
@@ -154,9 +156,9 @@ def load_weights(
     }
     for file in files:
         with opened(file) as handle:
-            for stored in list(handle.keys()):
-                owner, name = owners[rename(stored)]
-                _put(owner, name, handle.get_tensor(stored), device, dtype)
+            for name in [name for name in handle.keys() if name in names]:  # noqa: SIM118 - it is no dict
+                owner, place = owners[names[name]]
+                _put(owner, place, handle.get_tensor(name), device, dtype)
 
 
 def _put(owner: nn.Module, name: str, tensor: Tensor, device: torch.device, dtype: torch.dtype | None) -> None:
