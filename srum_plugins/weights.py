@@ -128,20 +128,21 @@ def load_weights(
     files: Sequence[Path],
     device: torch.device,
     dtype: torch.dtype | None = None,
-    rename: Callable[[str], str] = lambda name: name,
+    rename: Callable[[str], str | None] = lambda name: name,
     tower: tuple[str, ...] = (),
 ) -> None:
     """Load exactly the module's weights, one tensor at a time.
 
     Parameters without memory (``meta``) get theirs on ``device``; others are filled in place. ``dtype`` None keeps
     that of the file for the former. ``tower`` is that of :func:`refuse_misfits`. ``rename`` maps a name in the file to
-    the module's; a matrix stored as a 1 x 1 convolution fits a linear layer.
+    the module's, or to None what belongs to another part of the model; a matrix stored as a 1 x 1 convolution fits a
+    linear layer.
 
     Raises:
         CheckpointError: a file is unreadable, or what it holds does not fit; then nothing was loaded.
     """
     expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    found = {rename(name): shape for name, shape in shapes(files).items()}
+    found = {ours: shape for name, shape in shapes(files).items() if (ours := rename(name)) is not None}
     fitting = {
         name: shape[:2] if shape[2:] == (1, 1) and len(expected.get(name, ())) == 2 else shape
         for name, shape in found.items()
@@ -155,7 +156,9 @@ def load_weights(
     for file in files:
         with opened(file) as handle:
             for stored in list(handle.keys()):
-                owner, name = owners[rename(stored)]
+                if (ours := rename(stored)) is None:
+                    continue
+                owner, name = owners[ours]
                 _put(owner, name, handle.get_tensor(stored), device, dtype)
 
 
