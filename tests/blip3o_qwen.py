@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from srum_blip3o.qwen_config import language_config
 from srum_blip3o.tokenizer import SpecialTokens, Tokenizer
-from tokenizers import Tokenizer as BPE
+import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import Qwen2_5_VLForConditionalGeneration
@@ -53,8 +53,8 @@ class WrittenQwen:
 
 
 def write_tokenizer(folder: Path) -> int:
-    """A byte-level BPE of a few hundred tokens in the file format of Qwen2, BLIP3o's three tokens last; their number."""
-    tokenizer = BPE(models.BPE())
+    """A byte-level BPE of a few hundred tokens in the file format of Qwen2, BLIP3o's tokens last; their number."""
+    tokenizer = tokenizers.Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

@@ -18,7 +18,7 @@ from srum_blip3o.loading import empty_qwen, load_model, qwen_name
 from srum_blip3o.qwen import Qwen, attention_heads, load_qwen
 from srum_blip3o.qwen_config import Extras, language_config, read_extras
 from srum_blip3o.tokenizer import SpecialTokens
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import Qwen2_5_VLConfig
 
 from srum_plugins.errors import CheckpointError, ContractError
 
@@ -95,7 +95,7 @@ def test_the_extras_are_read(release: tuple[Path, WrittenQwen]) -> None:
 def test_a_config_of_something_else_is_refused(tmp_path: Path, change: dict[str, Any], words: str) -> None:
     write_config(tmp_path)
     rewrite(tmp_path, **change)
-    with pytest.raises(CheckpointError, match="config.json") as error:
+    with pytest.raises(CheckpointError, match=r"config.json") as error:
         language_config(tmp_path)
     assert words in str(error.value)
 
@@ -122,7 +122,7 @@ def test_extras_of_another_kind_are_refused(tmp_path: Path, change: dict[str, An
 
 
 def test_a_missing_or_damaged_config_is_told(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="holds no config.json"):
+    with pytest.raises(CheckpointError, match=r"holds no config.json"):
         language_config(tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(CheckpointError, match="is damaged"):
@@ -291,10 +291,10 @@ def test_a_tokenizer_without_the_marker_is_refused(tmp_path: Path) -> None:
 def test_files_that_disagree_are_refused(tmp_path: Path) -> None:
     written = write_qwen(tmp_path)
     rewrite(tmp_path, image_token_id=3)
-    with pytest.raises(CheckpointError, match="config.json has image_token_id 3, and the tokenizer"):
+    with pytest.raises(CheckpointError, match=r"config.json has image_token_id 3, and the tokenizer"):
         load_qwen(tmp_path, CPU, torch.float32)
     rewrite(tmp_path, image_token_id=written.tokens.image, vocab_size=8)
-    with pytest.raises(CheckpointError, match="beyond config.json's vocab_size 8"):
+    with pytest.raises(CheckpointError, match=r"beyond config.json's vocab_size 8"):
         load_qwen(tmp_path, CPU, torch.float32)
     rewrite(tmp_path, vocab_size=written.config["vocab_size"])
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({"patch_size": 16, "image_mean": [0.5, 0.5, 0.5]}))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from srum_plugins.errors import CheckpointError
@@ -71,7 +72,7 @@ def _refuse_another_head(files: Sequence[Path]) -> None:
     """A head that is stored although the config ties it must hold what the embeddings hold."""
     if not {HEAD, EMBEDDINGS} <= shapes(files).keys():
         return
-    found = {}
+    found: dict[str, Tensor] = {}
     for file in files:
         with opened(file) as handle:
             found |= {name: handle.get_tensor(name) for name in handle.keys() if name in (HEAD, EMBEDDINGS)}  # noqa: SIM118

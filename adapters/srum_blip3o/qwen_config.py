@@ -123,7 +123,8 @@ def _read(file: Path) -> dict[str, Any]:
         raise CheckpointError(f"{file} holds no mapping")
     if data.get("model_type") not in MODEL_TYPES:
         raise CheckpointError(
-            f"{file} is of model_type {data.get('model_type')!r}, not {MODEL_TYPES[0]!r}: give a folder of BLIP3o 4B or 8B"
+            f"{file} is of model_type {data.get('model_type')!r}, not {MODEL_TYPES[0]!r}: give a folder of "
+            "BLIP3o 4B or 8B"
         )
     return data
 
@@ -155,8 +156,8 @@ def _disagreements(data: Mapping[str, Any]) -> list[str]:
     rope = data.get("rope_scaling") or {}
     section = rope.get("mrope_section") if isinstance(rope, dict) else None
     half = width // heads // 2
-    whole = isinstance(section, list) and len(section) == 3 and all(type(part) is int and part > 0 for part in section)
-    if not whole or sum(section) != half:
+    parts: list[Any] = section if isinstance(section, list) else []
+    if len(parts) != 3 or not all(type(part) is int and part > 0 for part in parts) or sum(parts) != half:
         return [f"rope_scaling.mrope_section must be three parts of {half}, half a head, got {section!r}"]
     kinds = {rope[name] for name in ("type", "rope_type") if name in rope} - {"mrope", "default"}
     return [f"rope_scaling is of type {kinds.pop()!r}, not 'mrope'"] if kinds else []
