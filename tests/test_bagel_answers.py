@@ -13,11 +13,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from srum_bagel.adapter import BagelAdapter
-from srum_bagel.understanding import draw, likeliest, nucleus, probabilities, sampled, write
+from srum_bagel.understanding import write
 from srum_shapes.world import render, sample_scene
 from tiny_bagel import tiny_adapter
 
 from srum_plugins.contracts import Decoding, Question
+from srum_plugins.decoding import draw, likeliest, nucleus, probabilities, sampled
 from srum_plugins.errors import ContractError
 from srum_plugins.records import Box, Failure, Region
 

@@ -23,7 +23,7 @@ from srum_bagel.mot import Cache
 from srum_bagel.options import Sampling, Thinking, Training
 from srum_bagel.packing import Piece, PieceKind
 from srum_bagel.sampler import sample, shifted
-from srum_bagel.understanding import greedy, likeliest, sampled, write
+from srum_bagel.understanding import greedy, write
 from srum_plugins.contracts import (
     GREEDY,
     Answer,
@@ -35,6 +35,7 @@ from srum_plugins.contracts import (
     Prediction,
     Question,
 )
+from srum_plugins.decoding import likeliest, sampled
 from srum_plugins.errors import CheckpointError, ContractError
 from srum_plugins.records import Box, Failure, Prompt, Region
 from srum_plugins.weights import load_weights
