@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 
@@ -56,3 +57,20 @@ def local_folder(checkpoint: str, revision: str | None, download: bool = True) -
                 "download it first, or give a folder"
             ) from error
         raise CheckpointError(f"cannot get {checkpoint} at {revision} from the hub: {error}") from error
+
+
+def folder_identity(checkpoint: str, revision: str | None) -> str:
+    """What tells one checkpoint from another, without reading its weights: of one from the hub its commit; of a folder a
+    hash of its small files and, because reading tens of gigabytes at every start would take minutes, of the names, sizes
+    and dates of the large ones."""
+    folder = Path(checkpoint).expanduser()
+    if not folder.is_dir():
+        return f"{checkpoint}@{revision}"
+    digest = hashlib.sha256()
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        name = str(file.relative_to(folder))
+        if file.suffix == ".safetensors":
+            digest.update(f"{name} {file.stat().st_size} {file.stat().st_mtime_ns}\n".encode())
+        elif file.suffix in (".json", ".txt"):
+            digest.update(name.encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()

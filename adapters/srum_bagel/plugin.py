@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
 from typing import Any
 
 from srum_bagel.options import PRESETS, AdapterOptions, Thinking, Training
 from srum_plugins.attention.contract import Attention, Heads
 from srum_plugins.contracts import Capability
 from srum_plugins.hookspecs import hookimpl
-from srum_plugins.hub import local_folder
+from srum_plugins.hub import folder_identity
 from srum_plugins.providers import Provider
 
 
@@ -30,7 +28,7 @@ def srum_model_adapters() -> list[Provider]:
             capabilities=frozenset(Capability),
             modules=("accelerate", "huggingface_hub"),
             extra="pip install 'srum-plugins[bagel]'",
-            identity=_identity,
+            identity=lambda options: folder_identity(options.checkpoint, options.revision),
             weightless=_weightless,
             heads=_heads,
         )
@@ -54,16 +52,3 @@ def _weightless(options: AdapterOptions) -> Any:
 
     return without_weights(options)
 
-
-def _identity(options: AdapterOptions) -> str:
-    """Of a checkpoint from the hub its commit. Of a folder a hash of its small files and, because reading tens of
-    gigabytes at every start would take minutes, of the names, sizes and dates of the large ones."""
-    if not Path(options.checkpoint).expanduser().is_dir():
-        return f"{options.checkpoint}@{options.revision}"
-    digest = hashlib.sha256()
-    for file in sorted(local_folder(options.checkpoint, options.revision).iterdir()):
-        if file.suffix == ".safetensors":
-            digest.update(f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}\n".encode())
-        elif file.suffix in (".json", ".txt"):
-            digest.update(file.name.encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()

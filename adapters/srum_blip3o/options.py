@@ -1,0 +1,75 @@
+"""Settings of BLIP3o. Cheap to import: the plugin host reads it before anything heavy."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Literal
+
+Scope = Literal["prior", "prior+queries"]
+
+
+@dataclass(frozen=True)
+class AdapterOptions:
+    """Which released checkpoint, and how it is held.
+
+    ``checkpoint`` is a folder, or a hub id with ``revision``, the commit that it is pinned to. ``tower`` is a safetensors
+    file of the EVA tower, for checkpoints that hold none; only ``train.latents=encoded`` asks for it. ``answer_tokens``
+    bounds open answers.
+    """
+
+    checkpoint: str
+    revision: str | None = None
+    tower: str | None = None
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    answer_tokens: int = 512
+
+    def __post_init__(self) -> None:
+        if self.answer_tokens < 1:
+            raise ValueError(f"answer_tokens must be at least 1, got {self.answer_tokens}")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Settings of one sampling: the prior draws features in ``prior_steps`` with ``prior_guidance``, the pixel decoder
+    an image of them in ``steps`` with ``guidance``. A guidance of 1 is none (blip3o.md 4)."""
+
+    prior_steps: int = 30
+    prior_guidance: float = 3.0
+    steps: int = 50
+    guidance: float = 3.0
+
+    def __post_init__(self) -> None:
+        for name in ("prior_steps", "steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("prior_guidance", "guidance"):
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"{name} must be finite, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class Training:
+    """What training moves, and what it holds.
+
+    ``scope`` is the prior, or also the queries that read the prompt (``prior+queries``); without them the prompt is read
+    once for the whole training. With ``lora_rank`` above 0 the weights stay, and low-rank adapters of that rank beside
+    the prior's layers, scaled by ``lora_alpha`` / ``lora_rank``, are trained in float32. With ``checkpointing`` each
+    layer's input alone is held for the backward pass, and the rest of it computed a second time.
+    """
+
+    scope: Scope = "prior"
+    lora_rank: int = 0
+    lora_alpha: float = 16.0
+    checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        if self.lora_rank < 0:
+            raise ValueError(f"lora_rank must be 0 (none) or more, got {self.lora_rank}")
+        if self.lora_rank and self.scope != "prior":
+            raise ValueError("lora_rank is for scope: prior; the queries are no layer")
+        if self.lora_rank and find_spec("peft") is None:
+            raise ValueError("lora_rank needs peft, not installed: pip install 'srum-plugins[blip3o]'")
+        if not (self.lora_alpha > 0 and math.isfinite(self.lora_alpha)):
+            raise ValueError(f"lora_alpha must be positive, got {self.lora_alpha}")

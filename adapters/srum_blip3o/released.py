@@ -1,0 +1,132 @@
+"""A released BLIP3o folder: its parts are read strictly, and saved under the names that they were read from."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from srum_blip3o.adapter import Blip3oAdapter
+from srum_blip3o.decoder import load_decoder
+from srum_blip3o.eva import EvaConfig, EvaTower, load_tower
+from srum_blip3o.options import AdapterOptions
+from srum_blip3o.prior import Prior, PriorConfig
+from srum_blip3o.prior_weights import DIT, QUERIES, load_prior, own_name, released_name
+from srum_blip3o.qwen import load_qwen
+from srum_plugins.attention.contract import Attention
+from srum_plugins.errors import CheckpointError
+from srum_plugins.hub import local_folder
+from srum_plugins.weights import Shapes, save_weights, shapes, weight_files
+
+DECODER = "diffusion-decoder"
+TOWER = "model.gen_vision_tower."
+
+
+def build(options: AdapterOptions, device: str, attention: Attention | None = None) -> Blip3oAdapter:
+    """Load the checkpoint.
+
+    Raises:
+        CheckpointError: the folder holds no BLIP3o, or a damaged one.
+        ConfigError: ``checkpoint`` is no place.
+    """
+    folder, place, dtype = local_folder(options.checkpoint, options.revision), torch.device(device), options.dtype
+    kind = getattr(torch, dtype)
+    files = weight_files(folder, "model")
+    stored = shapes(files)
+    config = prior_config(stored, folder)
+    qwen = load_qwen(folder, place, kind)
+    if qwen.width != config.condition:
+        raise CheckpointError(
+            f"{folder}: the prior is conditioned on {config.condition} numbers, and the language model has {qwen.width}"
+        )
+    with torch.device("meta"):
+        prior = Prior(config, attention)
+    load_prior(prior, files, place, kind)
+    decoder = load_decoder(folder / DECODER, config.channels, place, kind)
+    tower = _tower(options, files, stored, place, kind)
+    write = partial(write_release, folder)
+    return Blip3oAdapter(qwen, prior.eval(), decoder, tower, write, options.answer_tokens)
+
+
+def prior_config(stored: Shapes, folder: Path) -> PriorConfig:
+    """The prior's dimensions, which no config states, from the shapes of its weights.
+
+    Raises:
+        CheckpointError: there is no prior.
+    """
+
+    def shape(name: str) -> tuple[int, ...]:
+        if name not in stored:
+            raise CheckpointError(f"{folder} holds no BLIP3o: {name} is missing from its weights")
+        return stored[name]
+
+    _, queries, condition = shape(QUERIES)
+    layers = {name.removeprefix(f"{DIT}layers.").split(".")[0] for name in stored if name.startswith(f"{DIT}layers.")}
+    return PriorConfig(
+        condition=condition,
+        channels=shape(f"{DIT}patch_embedder.proj.weight")[0],
+        layers=len(layers),
+        heads=shape(f"{DIT}layers.0.gate")[0],
+        queries=queries,
+    )
+
+
+def _tower(
+    options: AdapterOptions, files: Sequence[Path], stored: Shapes, device: torch.device, dtype: torch.dtype
+) -> EvaTower | None:
+    """The EVA tower of its own file, or of the checkpoint if that holds one."""
+    if options.tower is not None:
+        file = Path(options.tower).expanduser()
+        return load_tower([file], device, dtype, tower_config(shapes([file])))
+    if any(name.startswith(TOWER) for name in stored):
+        return load_tower(files, device, dtype, tower_config(stored))
+    return None
+
+
+def tower_config(stored: Shapes) -> EvaConfig:
+    """The tower's dimensions from the shapes of its weights; the number of heads shows in none and is the release's."""
+    own = {name.rpartition("patch_embed.")[0]: shape for name, shape in stored.items() if "patch_embed.proj.weight" in name}
+    prefix = next((prefix for prefix in own if f"{prefix}cls_token" in stored), "")
+
+    def shape(name: str) -> tuple[int, ...]:
+        found = stored.get(prefix + name)
+        if found is None:
+            raise CheckpointError(f"there is no EVA tower: {prefix}{name} is missing")
+        return found
+
+    width, _, patch, _ = shape("patch_embed.proj.weight")
+    blocks = {name.removeprefix(f"{prefix}blocks.").split(".")[0] for name in stored if name.startswith(f"{prefix}blocks.")}
+    side = round((shape("pos_embed")[1] - 1) ** 0.5)
+    return EvaConfig(
+        image=side * patch, patch=patch, width=width, depth=len(blocks), mlp=shape("blocks.0.mlp.fc1.weight")[0]
+    )
+
+
+def write_release(source: Path, prior: Prior, folder: Path) -> None:
+    """Write a folder of the same layout, which the original code reads too: files that hold weights of the prior with
+    these as they are now, under their names and in their dtype, everything else as it was."""
+    folder.mkdir(parents=True, exist_ok=True)
+    own = {released_name(name): tensor for name, tensor in prior.state_dict().items()}
+    for entry in sorted(source.rglob("*")):
+        target = folder / entry.relative_to(source)
+        if entry.is_dir():
+            target.mkdir(exist_ok=True)
+        elif entry.suffix == ".safetensors" and entry.parent == source and (changed := _rewritten(entry, own)):
+            save_weights(changed, target)
+        else:
+            shutil.copyfile(entry, target)
+
+
+def _rewritten(file: Path, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What a file holds, with the prior's weights as they are now; empty if it holds none of them."""
+    with safe_open(file, framework="pt", device="cpu") as handle:
+        names = list(handle.keys())
+        if not any(own_name(name) is not None for name in names):
+            return {}
+        tensors = {name: handle.get_tensor(name) for name in names}
+    return {name: own[name].to(tensor.dtype).cpu() if name in own else tensor for name, tensor in tensors.items()}
