@@ -380,7 +380,7 @@ def test_the_published_schedule_starts_at_its_constants() -> None:
     assert schedule.start == pytest.approx(13.1585, abs=5e-5)
     assert schedule.times == tuple(float(20 * step + 1) for step in reversed(range(50)))
     assert len(schedule.sigmas) == 51
-    # Written out: what is kept of the image at time t is the product of 1 - beta up to t, the betas being squares of an even row.
+    # Written out: at time t is kept the product of 1 - beta up to t, the betas being squares of an even row.
     betas = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
     kept = np.cumprod(1 - betas)
     sigmas = [math.sqrt((1 - kept[int(time)]) / kept[int(time)]) for time in schedule.times]
@@ -544,6 +544,9 @@ def test_latents_stay_in_float32_whatever_the_networks_are_in(
     assert seen[0].dtype == image.dtype == torch.float32
     assert not torch.equal(seen[0], seen[0].to(torch.bfloat16).float())
     assert (image - decoder.paint(features, negative, noise, 3.0, 4)).abs().mean() < 0.02
+    monkeypatch.setattr(half.unet, "forward", lambda sample, *rest, **named: (torch.zeros_like(sample),))
+    half.paint(features, negative, noise, 3.0, 4)
+    assert torch.equal(seen[1], noise * make_schedule(SCHEDULER, 4).start)
 
 
 def test_in_float16_the_autoencoder_stays_in_float32(original: Path) -> None:
