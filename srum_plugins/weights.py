@@ -135,14 +135,15 @@ def load_weights(
 
     Parameters without memory (``meta``) get theirs on ``device``; others are filled in place. ``dtype`` None keeps
     that of the file for the former. ``tower`` is that of :func:`refuse_misfits`. ``rename`` maps a name in the file to
-    the module's, or to None what belongs to another part of the model; a matrix stored as a 1 x 1 convolution fits a
-    linear layer.
+    the module's, or to None if it belongs to another; a matrix stored as a 1 x 1 convolution fits a linear layer.
 
     Raises:
         CheckpointError: a file is unreadable, or what it holds does not fit; then nothing was loaded.
     """
     expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    found = {ours: shape for name, shape in shapes(files).items() if (ours := rename(name)) is not None}
+    stored = shapes(files)
+    names = {name: own for name in stored if (own := rename(name)) is not None}
+    found = {own: stored[name] for name, own in names.items()}
     fitting = {
         name: shape[:2] if shape[2:] == (1, 1) and len(expected.get(name, ())) == 2 else shape
         for name, shape in found.items()
@@ -155,11 +156,9 @@ def load_weights(
     }
     for file in files:
         with opened(file) as handle:
-            for stored in list(handle.keys()):
-                if (ours := rename(stored)) is None:
-                    continue
-                owner, name = owners[ours]
-                _put(owner, name, handle.get_tensor(stored), device, dtype)
+            for name in [name for name in handle.keys() if name in names]:  # noqa: SIM118 - it is no dict
+                owner, place = owners[names[name]]
+                _put(owner, place, handle.get_tensor(name), device, dtype)
 
 
 def _put(owner: nn.Module, name: str, tensor: Tensor, device: torch.device, dtype: torch.dtype | None) -> None:
