@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import tokenizers
 import torch
 from safetensors.torch import save_file
 from srum_blip3o.qwen_config import language_config
 from srum_blip3o.tokenizer import SpecialTokens, Tokenizer
-import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import Qwen2_5_VLForConditionalGeneration
@@ -95,7 +95,7 @@ def qwen_json(vocab: int, tokens: SpecialTokens, tied: bool = False) -> dict[str
         "image_token_id": tokens.image,
         "initializer_range": 0.02,
         "intermediate_size": 48,
-        "max_position_embeddings": 512,
+        "max_position_embeddings": 1024,
         "max_window_layers": 2,
         "mm_use_im_start_end": False,
         "model_type": "blip3o_qwen",
@@ -177,7 +177,7 @@ def write_qwen(folder: Path, seed: int = 0, tied: bool = False) -> WrittenQwen:
     with torch.no_grad():
         # Wide enough for words, places and patches to matter, and of what bfloat16 can hold.
         for name, parameter in model.named_parameters():
-            spread = 0.3 * torch.randn(parameter.shape, generator=generator)
+            spread = (0.1 if "lm_head" in name else 0.3) * torch.randn(parameter.shape, generator=generator)
             parameter.copy_((1 + 0.3 * spread if "norm" in name or "ln_q" in name else spread).bfloat16())
     weights = {stored_name(name): tensor.bfloat16() for name, tensor in model.state_dict().items()}
     if tied:

@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from blip3o_qwen import QUERIES, WrittenQwen, add_weights, qwen_json, stored_name, write_qwen
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from safetensors.torch import load_file, save_file
+from srum_blip3o.boxes import Read, about, read_boxes
 from srum_blip3o.condition import condition
+from srum_blip3o.images import DEVIATION, MEAN, Preparation
 from srum_blip3o.loading import empty_qwen, load_model, qwen_name
 from srum_blip3o.qwen import Qwen, attention_heads, load_qwen
 from srum_blip3o.qwen_config import Extras, language_config, read_extras
+from srum_blip3o.reading import image_positions, read_images, read_texts
 from srum_blip3o.tokenizer import SpecialTokens
+from srum_blip3o.understanding import Understanding
 from transformers import Qwen2_5_VLConfig
 
+from srum_plugins.contracts import Answer, Decoding, Question
 from srum_plugins.errors import CheckpointError, ContractError
+from srum_plugins.records import Box, Failure, Region
 
 CPU, PIXELS = torch.device("cpu"), (28 * 28, 200 * 200)
 FIRST, SECOND = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
@@ -374,7 +384,333 @@ def test_gradients_reach_the_queries_and_nothing_else(qwen: Qwen) -> None:
 
 
 def test_a_prompt_that_is_too_long_is_refused(qwen: Qwen) -> None:
-    with pytest.raises(ContractError, match="more than the model's 512 positions: shorten it"):
-        qwen.condition(["a", "1 2 3 " * 200], some_queries())
+    with pytest.raises(ContractError, match="more than the model's 1024 positions: shorten it"):
+        qwen.condition(["a", "1 2 3 " * 400], some_queries())
     with pytest.raises(ContractError, match="prompt 1 of the batch has no tokens"):
         condition(qwen.language, [[1], []], some_queries())
+
+
+# --- images --------------------------------------------------------------------------------------------------
+
+
+def picture(width: int, height: int, seed: int = 0) -> Image.Image:
+    noise = np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(noise)
+
+
+@pytest.mark.parametrize(
+    ("side", "most", "seen"), [(1024, 12845056, 1036), (1024, 1003520, 980), (512, 1605632, 504), (448, 1605632, 448)]
+)
+def test_an_image_is_resized_to_whole_tokens(side: int, most: int, seen: int) -> None:
+    prepared = Preparation(14, 2, 2, (3136, most))
+    done = prepared.prepare([Image.new("L", (side, side))])
+    assert done.grids.tolist() == [[1, seen // 14, seen // 14]]
+    assert done.patches.shape == ((seen // 14) ** 2, 1176)
+    assert prepared.seen_size(done.grids[0]) == (seen, seen)
+
+
+def test_patches_are_normalised_pixels() -> None:
+    done = Preparation(14, 2, 2, (784, 40000)).prepare([Image.new("RGB", (28, 28), (255, 0, 51))])
+    channels = done.patches.reshape(4, 3, -1)
+    for channel, value in enumerate((1.0, 0.0, 0.2)):
+        expected = (value - MEAN[channel]) / DEVIATION[channel]
+        assert torch.allclose(channels[:, channel], torch.tensor(expected), atol=1e-5)
+
+
+def test_images_that_cannot_be_seen_are_refused() -> None:
+    with pytest.raises(ContractError, match="201 x 1 pixels is too narrow"):
+        Preparation(14, 2, 2, (784, 40000)).prepare([Image.new("RGB", (201, 1))])
+    for pixels in ((0, 4000), (800, 700), (1, 783)):
+        with pytest.raises(ContractError, match="pixels must be the fewest and the most"):
+            Preparation(14, 2, 2, pixels)
+
+
+# --- answers -------------------------------------------------------------------------------------------------
+
+IMAGES = (picture(60, 90), picture(150, 40, 1), picture(170, 200, 2))
+YES_NO = ("yes", "no", "it is neither of the two")
+QUESTIONS = (
+    Question(IMAGES[0], "Is it red?", YES_NO, seed=3),
+    Question(IMAGES[1], "Where is the blue square, and how many of the others are there?", ("left", "right"), seed=4),
+    Question(IMAGES[0], "What?", ("a", "b", "zwei drei"), Box(10, 20, 50, 80), seed=5),
+    Question(IMAGES[2], "x", YES_NO, seed=6),
+)
+SHORT = Decoding(max_tokens=8)
+WARM = Decoding(temperature=1.0, top_p=0.9, max_tokens=8)
+
+
+@pytest.fixture(scope="module")
+def understanding(qwen: Qwen) -> Understanding:
+    return Understanding(qwen, answer_tokens=8)
+
+
+def stock_inputs(qwen: Qwen, question: Question, said: Sequence[int] = ()) -> dict[str, Any]:
+    """What transformers' processor would give for one question, and for the beginning of its answer."""
+    prepared = qwen.preparation.prepare([question.image])
+    seen = qwen.preparation.seen_size(prepared.grids[0])
+    count = int(prepared.grids[0].prod()) // 4
+    text = about(question.text, question.box, seen, question.image.size)
+    ids = torch.tensor([[*qwen.tokenizer.seeing(count), *qwen.tokenizer.asking(text), *said]])
+    return {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "pixel_values": prepared.patches,
+        "image_grid_thw": prepared.grids,
+        "mm_token_type_ids": (ids == qwen.tokenizer.special.image).int(),
+    }
+
+
+@torch.no_grad()
+def stock_answer(qwen: Qwen, model: Any, question: Question, limit: int) -> list[int]:
+    special, inputs = qwen.tokenizer.special, stock_inputs(qwen, question)
+    ids = model.generate(
+        **inputs,
+        max_new_tokens=limit,
+        do_sample=False,
+        eos_token_id=[special.end, special.pad],
+        pad_token_id=special.pad,
+    )
+    return ids[0, inputs["input_ids"].shape[1] :].tolist()
+
+
+@pytest.mark.parametrize(("height", "width"), [(2, 3), (3, 1), (1, 5)])
+def test_positions_are_those_of_transformers(qwen: Qwen, height: int, width: int) -> None:
+    special = qwen.tokenizer.special
+    ids = torch.tensor([[9, 9, 9, *[special.image] * (height * width), 9]])
+    grid = torch.tensor([[1, height * 2, width * 2]])
+    stock, _ = qwen.model.model.get_rope_index(ids, (ids == special.image).int(), image_grid_thw=grid)
+    assert torch.equal(stock[:, 0, 3:-1], image_positions(3, height, width))
+    assert stock[:, 0, -1].tolist() == [3 + max(height, width)] * 3
+
+
+def test_greedy_answers_are_those_of_transformers_one_by_one(
+    release: tuple[Path, WrittenQwen], qwen: Qwen, understanding: Understanding
+) -> None:
+    answers = understanding.answer(QUESTIONS, SHORT)
+    model = deepcopy(release[1].model)
+    for question, answer in zip(QUESTIONS, answers, strict=True):
+        assert answer == Answer(qwen.tokenizer.decode(stock_answer(qwen, model, question, 8)), truncated=True)
+
+
+@torch.no_grad()
+def test_without_the_image_tokens_kind_transformers_falls_back_in_silence_and_differs(qwen: Qwen) -> None:
+    model, inputs = deepcopy(qwen.model), stock_inputs(qwen, QUESTIONS[0])
+    right = model(**inputs).logits[0, -1]
+    ours, seen = [], qwen.preparation.prepare([QUESTIONS[0].image])
+    read = read_images(qwen, qwen.see(seen.patches, seen.grids), seen.grids)
+    ours = read_texts(qwen, read, [0], [qwen.tokenizer.asking(QUESTIONS[0].text)])[1][0, -1]
+    assert torch.allclose(qwen.model.lm_head(ours), right, atol=1e-4)
+    model.model.rope_deltas = None
+    del inputs["mm_token_type_ids"]
+    assert (model(**inputs).logits[0, -1] - right).abs().max() > 1e-2
+
+
+@settings(max_examples=10, deadline=None)
+@given(order=st.permutations(range(4)), count=st.integers(1, 4), rows=st.integers(1, 4), warm=st.booleans())
+def test_a_question_has_one_answer_in_every_batch(
+    qwen: Qwen, order: list[int], count: int, rows: int, warm: bool
+) -> None:
+    chosen, decoding = order[:count], WARM if warm else SHORT
+    asked = Understanding(qwen, rows_per_call=rows).answer([QUESTIONS[index] for index in chosen], decoding)
+    for index, answer in zip(chosen, asked, strict=True):
+        assert answer == Understanding(qwen).answer([QUESTIONS[index]], decoding)[0]
+
+
+def test_a_drawn_answer_follows_its_seed(understanding: Understanding) -> None:
+    seeds = [replace(QUESTIONS[0], seed=seed) for seed in (1, 2, 3, 1)]
+    answers = understanding.answer(seeds, Decoding(temperature=2.0, max_tokens=6))
+    assert answers[0] == answers[3] and len({answer.text for answer in answers}) > 1
+
+
+def test_the_model_ends_its_answer(release: tuple[Path, WrittenQwen], qwen: Qwen) -> None:
+    """With a head that says the end token after everything."""
+    for ending in (qwen.tokenizer.special.end, qwen.tokenizer.special.pad):
+        model = deepcopy(qwen.model)
+        model.lm_head = torch.nn.Linear(32, model.lm_head.out_features)
+        torch.nn.init.zeros_(model.lm_head.weight)
+        torch.nn.init.zeros_(model.lm_head.bias)
+        model.lm_head.bias.data[ending] = 1.0
+        assert Understanding(replace(qwen, model=model)).answer(QUESTIONS[:2]) == [Answer("")] * 2
+
+
+def test_a_stop_text_ends_an_answer_and_is_left_out(understanding: Understanding) -> None:
+    whole = understanding.answer(QUESTIONS[:1], SHORT)[0].text
+    stop = whole[3]
+    cut = understanding.answer(QUESTIONS[:1], Decoding(max_tokens=8, stop=(stop,)))[0]
+    assert cut == Answer(whole[: whole.index(stop)], truncated=False)
+
+
+def test_an_image_is_seen_once_for_all_its_questions(qwen: Qwen, monkeypatch: pytest.MonkeyPatch) -> None:
+    grids: list[int] = []
+    see = Qwen.see
+
+    def counted(self: Qwen, pixels: torch.Tensor, shapes: torch.Tensor) -> list[torch.Tensor]:
+        grids.append(len(shapes))
+        return see(self, pixels, shapes)
+
+    monkeypatch.setattr(Qwen, "see", counted)
+    Understanding(qwen).answer(QUESTIONS, SHORT)
+    assert grids == [3]
+
+
+def test_a_question_that_is_too_long_is_refused(understanding: Understanding) -> None:
+    with pytest.raises(ContractError, match=r"takes \d+ positions of the model's 1024: shorten it"):
+        understanding.answer([Question(IMAGES[0], "Where? " * 400)])
+    with pytest.raises(ContractError, match="an answer of 1000 tokens"):
+        understanding.answer(QUESTIONS[:1], Decoding(max_tokens=1000))
+
+
+@torch.no_grad()
+def test_choices_are_the_stock_models_sums_normalised(qwen: Qwen, understanding: Understanding) -> None:
+    found = understanding.choice_logprobs(QUESTIONS)
+    model, end = deepcopy(qwen.model), qwen.tokenizer.special.end
+    for question, ours in zip(QUESTIONS, found, strict=True):
+        sums = []
+        for choice in question.choices:
+            ids = [*qwen.tokenizer.encode(choice), end]
+            model.model.rope_deltas = None
+            steps = model(**stock_inputs(qwen, question, ids)).logits[0, -len(ids) - 1 : -1].log_softmax(dim=1)
+            sums.append(steps[range(len(ids)), ids].sum())
+        assert torch.allclose(torch.tensor(ours), torch.stack(sums).log_softmax(dim=0), atol=1e-4)
+        assert abs(sum(np.exp(ours)) - 1) < 1e-6
+
+
+@settings(max_examples=10, deadline=None)
+@given(order=st.permutations(range(4)), count=st.integers(1, 4), rows=st.integers(1, 5))
+def test_choices_do_not_depend_on_the_batch(qwen: Qwen, order: list[int], count: int, rows: int) -> None:
+    chosen = [QUESTIONS[index] for index in order[:count]]
+    for question, ours in zip(chosen, Understanding(qwen, rows_per_call=rows).choice_logprobs(chosen), strict=True):
+        alone = Understanding(qwen).choice_logprobs([question])[0]
+        assert np.allclose(ours, alone, atol=1e-4)
+
+
+def test_questions_without_choices_are_refused(understanding: Understanding) -> None:
+    for choices in ((), ("yes", "")):
+        with pytest.raises(ContractError, match="needs choices, none of them empty"):
+            understanding.choice_logprobs([Question(IMAGES[0], "Is it?", choices)])
+    assert understanding.choice_logprobs([]) == [] and understanding.answer([]) == []
+
+
+# --- boxes ---------------------------------------------------------------------------------------------------
+
+SEEN, SIZE = (280, 140), (560, 70)
+ONE = '{"bbox_2d": [28, 14, 140, 70], "label": "a cat"}'
+BOX = Box(56, 7, 280, 35)
+
+
+@pytest.mark.parametrize(
+    ("answer", "mended"),
+    [
+        (f"```json\n[{ONE}]\n```", {}),
+        (f"Here it is:\n```json\n[\n\t{ONE}\n]\n``` I hope that it helps [1].", {}),
+        (f"```\n{ONE}\n```", {}),
+        (f"[{ONE}]", {}),
+        (ONE, {}),
+        (f"The cat is here: [{ONE}].", {}),
+        (ONE.replace('"', "'"), {}),
+        (f"```json\n[{ONE}", {"cut off": 1}),
+        (f'```json\n[{ONE},\n{{"bbox_2d": [1, 2', {"cut off": 1}),
+        (f'[{ONE}, {{"bbox_2d": [1, 2, 3, 4], "lab', {"cut off": 1}),
+        (ONE.replace("28, 14, 140, 70", "140, 14, 28, 70"), {"sorted": 1}),
+        (ONE.replace("28, 14, 140, 70", "140, 70, 28, 14"), {"sorted": 1}),
+        (f'[{ONE}, {{"bbox_2d": [5, 5, 5, 9]}}]', {"dropped": 1}),
+        (f'[{ONE}, {{"bbox_2d": [300, 5, 900, 9]}}]', {"dropped": 1}),
+        (f'[{ONE}, {{"bbox_2d": [1e300, 5, -3, 1{"0" * 300}]}}]', {"sorted": 1, "clamped": 1}),
+    ],
+)
+def test_a_box_is_read_and_what_was_mended_is_counted(answer: str, mended: dict[str, int]) -> None:
+    read = read_boxes(answer, SEEN, SIZE)
+    assert isinstance(read, Read), read
+    assert read.boxes[0] == BOX and read.mended == mended
+    assert all(box.inside(*SIZE) for box in read.boxes)
+
+
+def test_a_box_that_leaves_the_image_is_clamped() -> None:
+    read = read_boxes('[{"bbox_2d": [-10, 14, 300.5, 150]}]', SEEN, SIZE)
+    assert read == Read((Box(0, 7, 560, 70),), {"clamped": 1})
+
+
+@pytest.mark.parametrize("answer", ["[]", "```json\n[]\n```", "There is none: []."])
+def test_an_empty_list_is_a_phrase_that_is_absent(answer: str) -> None:
+    assert read_boxes(answer, SEEN, SIZE) == Read(())
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ("", "no JSON: ''"),
+        ("There is no cat in the image.", "no JSON"),
+        ("```json\n```", "no JSON"),
+        ("[", "no JSON that can be read"),
+        ('[{"bbox_2d": [1, 2', "no JSON that can be read"),
+        ("[12, 14, 28, 70]", "no bbox_2d of four numbers: '12'"),
+        ('[{"label": "a cat"}]', "no bbox_2d of four numbers"),
+        ('[{"bbox_2d": [1, 2, 3]}]', "no bbox_2d of four numbers"),
+        ('[{"bbox_2d": [1, 2, 3, "4"]}]', "no bbox_2d of four numbers"),
+        ('[{"bbox_2d": [1, 2, 3, NaN]}]', "no bbox_2d of four numbers"),
+        ('[{"bbox_2d": [1, 2, 3, Infinity]}]', "no bbox_2d of four numbers"),
+        (f'[{{"bbox_2d": [1, 2, 3, 1{"0" * 400}]}}]', "no bbox_2d of four numbers"),
+        ('[{"bbox_2d": [1, 2, 3, true]}]', "no bbox_2d of four numbers"),
+        (f'[{ONE}, {{"label": "a cat"}}]', "no bbox_2d of four numbers"),
+        ('[{"bbox_2d": [5, 5, 5, 9]}]', "none of the 1 boxes has an area within the image"),
+        ("[" * 100000, "no JSON that can be read"),
+        ("{1, 2}", "no JSON that can be read"),
+    ],
+)
+def test_what_holds_no_box_is_a_failure_and_never_a_guess(answer: str, words: str) -> None:
+    failed = read_boxes(answer, SEEN, SIZE)
+    assert isinstance(failed, Failure) and failed.cause == "malformed boxes"
+    assert words in failed.detail
+
+
+sides = st.integers(1, 4000)
+
+
+@given(st.data(), sides, sides, st.integers(1, 100), st.integers(1, 100))
+def test_a_box_told_in_the_seen_pixels_comes_back(data: st.DataObject, w: int, h: int, tw: int, th: int) -> None:
+    seen, size = (28 * tw, 28 * th), (w, h)
+    x0, y0 = data.draw(st.floats(0, w * 0.9)), data.draw(st.floats(0, h * 0.9))
+    box = Box(x0, y0, data.draw(st.floats(x0 + w * 0.01, w)), data.draw(st.floats(y0 + h * 0.01, h)))
+    told = [box.x0 * seen[0] / w, box.y0 * seen[1] / h, box.x1 * seen[0] / w, box.y1 * seen[1] / h]
+    read = read_boxes(json.dumps([{"bbox_2d": told, "label": "x"}]), seen, size)
+    assert isinstance(read, Read) and read.mended == {}
+    back = read.boxes[0]
+    assert np.allclose([back.x0, back.y0, back.x1, back.y1], [box.x0, box.y0, box.x1, box.y1], atol=1e-6 * max(w, h))
+
+
+@given(st.text(max_size=60), st.lists(st.lists(st.floats() | st.integers(), min_size=4, max_size=4), max_size=4))
+def test_any_answer_is_boxes_inside_the_image_or_a_failure(prose: str, corners: list[list[float]]) -> None:
+    for answer in (prose, prose + json.dumps([{"bbox_2d": one} for one in corners])):
+        read = read_boxes(answer, SEEN, SIZE)
+        assert isinstance(read, Failure) or all(box.inside(*SIZE) for box in read.boxes)
+
+
+def test_a_question_tells_its_box_in_the_seen_pixels() -> None:
+    assert about("Is it red?", BOX, SEEN, SIZE).startswith(
+        'Look only at the part of the image with "bbox_2d": [28, 14,'
+    )
+    assert about("Is it red?", None, SEEN, SIZE) == "Is it red?"
+
+
+def test_boxes_are_located_in_each_images_own_pixels(qwen: Qwen, monkeypatch: pytest.MonkeyPatch) -> None:
+    understanding = Understanding(qwen)
+    asked: list[str] = []
+
+    def scripted(context: Any, first: Any, questions: Sequence[Question], *_: Any) -> list[Answer]:
+        texts = [question.text for question in questions]
+        asked.extend(texts)
+        return [Answer("[]") if "dog" in text else Answer(f"[{ONE}]", "bird" in text) for text in texts]
+
+    monkeypatch.setattr(understanding, "_continued", scripted)
+    image, other = picture(100, 50), picture(280, 140)
+    located = understanding.locate([image, other], [["cat", "dog", "bird"], ["cat"]])
+    width, height = qwen.preparation.seen_size(qwen.preparation.prepare([image]).grids[0])
+    assert (width, height) == (112, 56)
+    first = located[0][0]
+    assert isinstance(first, Region) and first.phrase == "cat" and first.score is None
+    # 140 lies beyond the 112 pixels that were seen, and 70 beyond the 56.
+    assert first.box == Box(28 * 100 / 112, 14 * 50 / 56, 100, 50)
+    assert isinstance(located[0][1], Failure) and located[0][1].cause == "truncated answer"
+    assert len(located[0]) == 2 and located[1] == [Region(Box(28, 14, 140, 70), "cat")]
+    assert understanding.mended == {"clamped": 1}
+    assert asked[0].startswith("Outline the position of each cat and output all the coordinates in JSON format.")

@@ -1,0 +1,199 @@
+"""Qwen2.5-VL's answers about images: open ones, choices, and boxes (blip3o.md 5)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from srum_blip3o.boxes import about, read_boxes, where_question
+from srum_blip3o.qwen import Qwen
+from srum_blip3o.reading import Context, last, logits, read_images, read_texts, step
+from srum_plugins.contracts import GREEDY, Answer, Decoding, Question
+from srum_plugins.decoding import likeliest, sampled, write
+from srum_plugins.errors import ContractError
+from srum_plugins.records import Failure, Region
+
+ANSWER_TOKENS = 512
+"""After which an open answer is cut off, where nobody asks for another budget."""
+ROWS_PER_CALL = 16
+"""Images, questions or choices that are read in one forward, if it is not told otherwise."""
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A question as ids, its place among all, the row of its image, and the (width, height) that it is seen in."""
+
+    index: int
+    parent: int
+    ids: list[int]
+    seen: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class _Answered:
+    """An answer about an image that was seen in this (width, height)."""
+
+    answer: Answer
+    seen: tuple[int, int]
+
+
+class Understanding:
+    """Asks a Qwen. Images may be of different sizes, and each is read once for all that is asked about it in a call.
+    ``mended`` counts what :meth:`locate` had to mend in answers so far: see :class:`srum_blip3o.boxes.Read`."""
+
+    def __init__(self, qwen: Qwen, answer_tokens: int = ANSWER_TOKENS, rows_per_call: int = ROWS_PER_CALL) -> None:
+        self.qwen, self.answer_tokens, self.rows_per_call = qwen, answer_tokens, rows_per_call
+        self.mended: Counter[str] = Counter()
+
+    @torch.no_grad()
+    def answer(self, questions: Sequence[Question], decoding: Decoding = GREEDY) -> list[Answer]:
+        """See :meth:`srum_plugins.contracts.ModelAdapter.answer`. Neither the sampling nor the penalties of the
+        release's generation config are used.
+
+        Raises:
+            ContractError: a question with the answer that it may get is longer than the model's context.
+        """
+        return [one.answer for one in self._answered(questions, decoding)]
+
+    def _answered(self, questions: Sequence[Question], decoding: Decoding) -> list[_Answered]:
+        limit = decoding.max_tokens or self.answer_tokens
+        done: dict[int, _Answered] = {}
+        for read, asked in self._asked(questions, limit):
+            context, first = self._questions(read, asked)
+            chosen = [questions[one.index] for one in asked]
+            answers = self._continued(context, first, chosen, decoding, limit)
+            done |= {one.index: _Answered(answer, one.seen) for one, answer in zip(asked, answers, strict=True)}
+        return [done[index] for index in range(len(questions))]
+
+    @torch.no_grad()
+    def choice_logprobs(self, questions: Sequence[Question]) -> list[tuple[float, ...]]:
+        """See :meth:`srum_plugins.contracts.ModelAdapter.choice_logprobs`. A choice counts with all its tokens and the
+        one that ends the answer.
+
+        Raises:
+            ContractError: a question has no choices, or one without words, or is longer than the model's context.
+        """
+        encode = self.qwen.tokenizer.encode
+        choices = [[encode(choice) for choice in question.choices] for question in questions]
+        for question, ids in zip(questions, choices, strict=True):
+            if not ids or not all(ids):
+                raise ContractError(f"{question.text!r} needs choices, none of them empty; got {question.choices}")
+        longest = max((len(ids) for wanted in choices for ids in wanted), default=0)
+        done: dict[int, tuple[float, ...]] = {}
+        for read, asked in self._asked(questions, longest):
+            context, first = self._questions(read, asked)
+            branches = [(row, ids) for row, one in enumerate(asked) for ids in choices[one.index]]
+            sums: list[Tensor] = []
+            for start in range(0, len(branches), self.rows_per_call):
+                sums += self._scored(context, first, branches[start : start + self.rows_per_call])
+            scores = iter(sums)
+            for one in asked:
+                own = torch.stack([next(scores) for _ in choices[one.index]])
+                done[one.index] = tuple(torch.log_softmax(own, dim=0).tolist())
+        return [done[index] for index in range(len(questions))]
+
+    @torch.no_grad()
+    def locate(self, images: Sequence[Image.Image], phrases: Sequence[Sequence[str]]) -> list[list[Region | Failure]]:
+        """See :meth:`srum_plugins.contracts.ModelAdapter.locate`. ``score`` is left open: a box in words carries none.
+
+        Raises:
+            ContractError: see :meth:`answer`.
+        """
+        questions = [
+            Question(image, where_question(phrase))
+            for image, wanted in zip(images, phrases, strict=True)
+            for phrase in wanted
+        ]
+        answers = iter(self._answered(questions, GREEDY))
+        located: list[list[Region | Failure]] = []
+        for image, wanted in zip(images, phrases, strict=True):
+            found: list[Region | Failure] = []
+            for phrase in wanted:
+                found += self._regions(next(answers), image.size, phrase)
+            located.append(found)
+        return located
+
+    def _regions(self, answered: _Answered, size: tuple[int, int], phrase: str) -> Sequence[Region | Failure]:
+        """The regions of an answer that is whole: one that was cut off may lack some."""
+        text = answered.answer.text
+        if answered.answer.truncated:
+            return [Failure("truncated answer", f"cut off after {self.answer_tokens} tokens: {text[:80]!r}")]
+        read = read_boxes(text, answered.seen, size)
+        if isinstance(read, Failure):
+            return [read]
+        self.mended.update(read.mended)
+        return [Region(box, phrase) for box in read.boxes]
+
+    def _asked(self, questions: Sequence[Question], room: int) -> Iterator[tuple[Context, list[_Asked]]]:
+        """Questions, so many at a time, with the context of their images, which leaves ``room`` tokens to answer."""
+        groups: dict[int, list[int]] = {}
+        for index, question in enumerate(questions):
+            groups.setdefault(id(question.image), []).append(index)
+        members = list(groups.values())
+        for start in range(0, len(members), self.rows_per_call):
+            part = members[start : start + self.rows_per_call]
+            images = [questions[own[0]].image for own in part]
+            prepared = self.qwen.preparation.prepare(images)
+            read = read_images(self.qwen, self.qwen.see(prepared.patches, prepared.grids), prepared.grids)
+            asked = []
+            for row, own in enumerate(part):
+                seen = self.qwen.preparation.seen_size(prepared.grids[row])
+                for index in own:
+                    question = questions[index]
+                    text = about(question.text, question.box, seen, question.image.size)
+                    asked.append(_Asked(index, row, self.qwen.tokenizer.asking(text), seen))
+            self._refuse_long(read, asked, questions, room)
+            for first in range(0, len(asked), self.rows_per_call):
+                yield read, asked[first : first + self.rows_per_call]
+
+    def _refuse_long(self, read: Context, asked: Sequence[_Asked], questions: Sequence[Question], room: int) -> None:
+        places, positions = read.places.tolist(), self.qwen.language.config.max_position_embeddings
+        for one in asked:
+            used = places[one.parent] + len(one.ids) + room
+            if used > positions:
+                raise ContractError(
+                    f"the question {questions[one.index].text[:80]!r} with its image and an answer of {room} tokens "
+                    f"takes {used} positions of the model's {positions}: shorten it, or give the answer fewer tokens"
+                )
+
+    def _questions(self, read: Context, asked: Sequence[_Asked]) -> tuple[Context, Tensor]:
+        """The questions read after their images, and logits (B, V) of the first token of each answer."""
+        parents, texts = [one.parent for one in asked], [one.ids for one in asked]
+        context, hidden = read_texts(self.qwen, read, parents, texts)
+        return context, logits(self.qwen, last(hidden, [len(ids) for ids in texts]))
+
+    def _continued(
+        self, context: Context, first: Tensor, questions: Sequence[Question], decoding: Decoding, limit: int
+    ) -> list[Answer]:
+        tokenizer = self.qwen.tokenizer
+
+        def following(ids: Tensor) -> Tensor:
+            nonlocal context
+            context, found = step(self.qwen, context, ids)
+            return found
+
+        def stopped(ids: Sequence[int]) -> bool:
+            text = tokenizer.decode(ids)
+            return decoding.cut(text) != text
+
+        seeds = [question.seed for question in questions]
+        choose = sampled(decoding, seeds) if decoding.temperature else likeliest
+        ends = (tokenizer.special.end, tokenizer.special.pad)
+        written = write(first, following, ends, limit, choose, stopped if decoding.stop else None)
+        return [Answer(decoding.cut(tokenizer.decode(one.ids)), one.truncated) for one in written]
+
+    def _scored(self, context: Context, first: Tensor, branches: Sequence[tuple[int, list[int]]]) -> list[Tensor]:
+        """The log-probability of each (row of the context, ids of an answer), its end included."""
+        parents = [row for row, _ in branches]
+        _, hidden = read_texts(self.qwen, context, parents, [ids for _, ids in branches])
+        sums = []
+        for (row, ids), states in zip(branches, hidden, strict=True):
+            steps = torch.cat([first[row][None], logits(self.qwen, states[: len(ids)])]).double().log_softmax(dim=1)
+            wanted = torch.tensor([*ids, self.qwen.tokenizer.special.end], device=steps.device)
+            sums.append(steps.gather(1, wanted[:, None]).sum().cpu())
+        return sums
