@@ -51,4 +51,3 @@ def _weightless(options: AdapterOptions) -> Any:
     from srum_bagel.released import without_weights
 
     return without_weights(options)
-

@@ -15,7 +15,7 @@ from srum_blip3o import flow, lora
 from srum_blip3o.decoder import PixelDecoder
 from srum_blip3o.eva import EvaTower, as_tokens
 from srum_blip3o.options import Sampling, Training
-from srum_blip3o.prior import Prior
+from srum_blip3o.prior import TIMESTEPS, Prior
 from srum_blip3o.prior_weights import load_prior
 from srum_blip3o.qwen import Qwen
 from srum_blip3o.understanding import Understanding
@@ -189,8 +189,8 @@ class Blip3oAdapter(ModelAdapter):
         """
         if self.tower is None:
             raise CheckpointError(
-                "the checkpoint holds no EVA tower, which encoding images needs: give adapter.tower, a safetensors file "
-                "of it, or train on the features that were drawn (train.latents=kept)"
+                "the checkpoint holds no EVA tower, which encoding images needs: give adapter.tower, a safetensors "
+                "file of it, or train on the features that were drawn (train.latents=kept)"
             )
         parts = [images[start : start + IMAGES_PER_CALL] for start in range(0, len(images), IMAGES_PER_CALL)]
         return torch.cat([self.tower.encode(part, self.prior.config.grid) for part in parts])
@@ -207,11 +207,11 @@ class Blip3oAdapter(ModelAdapter):
     def predict(
         self, prompts: Sequence[Prompt], latents: Sequence[Tensor], draws: Draws, *, base: bool = False
     ) -> FeaturePrediction:
-        """See :meth:`ModelAdapter.predict`: the velocity at x_t = (1 - t) x0 + t noise. A dropped condition is zeros."""
+        """See :meth:`ModelAdapter.predict`: the velocity at x_t = (1 - t) x0 + t noise. Dropped conditions are zeros."""
         clean, noise = torch.stack(list(latents)), torch.stack(list(draws.noise))
         noisy = flow.noised(clean, noise, draws.timestep)
         texts = [prompt.text for prompt in prompts]
-        time = draws.timestep.float() * flow.TIMESTEPS
+        time = draws.timestep.float() * TIMESTEPS
         if base:
             return FeaturePrediction(self._of_the_base(texts, noisy, time, draws.drop), noise)
         condition = _dropped(self._condition(texts), draws.drop)
@@ -235,8 +235,8 @@ class Blip3oAdapter(ModelAdapter):
         return found
 
     def start_training(self, training: Training, *, base: bool) -> dict[str, torch.nn.Parameter]:
-        """See :meth:`ModelAdapter.start_training`. With low-rank adapters the base is the prior without them; else it is
-        a copy of what moves, held only if ``base`` asks for it."""
+        """See :meth:`ModelAdapter.start_training`. With low-rank adapters the base is the prior without them; else it
+        is a copy of what moves, held only if ``base`` asks for it."""
         self.training = training
         self.prior.checkpointing = training.checkpointing
         if training.lora_rank:
@@ -249,8 +249,8 @@ class Blip3oAdapter(ModelAdapter):
         return parameters
 
     def save(self, folder: Path) -> None:
-        """See :meth:`ModelAdapter.save`: the checkpoint folder as it was, with the prior's weights as they are now under
-        their own names. Low-rank adapters are merged into the weights first, and are gone afterwards."""
+        """See :meth:`ModelAdapter.save`: the checkpoint folder as it was, with the prior's weights as they are now.
+        Low-rank adapters are merged into the weights first, and are gone afterwards."""
         if self.training.lora_rank:
             lora.merge(self.prior)
         self._write(self.prior, folder)

@@ -14,9 +14,9 @@ Scope = Literal["prior", "prior+queries"]
 class AdapterOptions:
     """Which released checkpoint, and how it is held.
 
-    ``checkpoint`` is a folder, or a hub id with ``revision``, the commit that it is pinned to. ``tower`` is a safetensors
-    file of the EVA tower, for checkpoints that hold none; only ``train.latents=encoded`` asks for it. ``answer_tokens``
-    bounds open answers.
+    ``checkpoint`` is a folder, or a hub id with ``revision``, the commit that it is pinned to. ``tower`` is a
+    safetensors file of the EVA tower, for checkpoints that hold none; only ``train.latents=encoded`` asks for it.
+    ``answer_tokens`` bounds open answers.
     """
 
     checkpoint: str
@@ -33,14 +33,18 @@ class AdapterOptions:
 @dataclass(frozen=True)
 class Sampling:
     """Settings of one sampling: the prior draws features in ``prior_steps`` with ``prior_guidance``, the pixel decoder
-    an image of them in ``steps`` with ``guidance``. A guidance of 1 is none (blip3o.md 4)."""
+    an image of them in ``steps`` with ``guidance``. A guidance of 1 is none (blip3o.md 4). ``think`` is what other
+    models can: BLIP3o draws from the prompt alone."""
 
     prior_steps: int = 30
     prior_guidance: float = 3.0
     steps: int = 50
     guidance: float = 3.0
+    think: bool = False
 
     def __post_init__(self) -> None:
+        if self.think:
+            raise ValueError("think must be false: BLIP3o draws from the prompt alone and writes no plan before")
         for name in ("prior_steps", "steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -53,7 +57,7 @@ class Sampling:
 class Training:
     """What training moves, and what it holds.
 
-    ``scope`` is the prior, or also the queries that read the prompt (``prior+queries``); without them the prompt is read
+    ``scope`` is the prior, or also the queries that read the prompt (``prior+queries``); without them a prompt is read
     once for the whole training. With ``lora_rank`` above 0 the weights stay, and low-rank adapters of that rank beside
     the prior's layers, scaled by ``lora_alpha`` / ``lora_rank``, are trained in float32. With ``checkpointing`` each
     layer's input alone is held for the backward pass, and the rest of it computed a second time.

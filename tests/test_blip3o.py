@@ -1,0 +1,365 @@
+"""BLIP3o behind the adapter contract, on a tiny folder of the released layout, and through the command line."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from blip3o_folder import write_blip3o
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from release_folder import write_release
+from safetensors.torch import load_file, save_file
+from srum_blip3o.adapter import Blip3oAdapter, FeaturePrediction
+from srum_blip3o.options import AdapterOptions, Sampling, Scope, Training
+from srum_blip3o.plugin import srum_model_adapters
+from srum_blip3o.prior_weights import PARTS, own_name
+from srum_blip3o.released import build
+
+from srum_plugins.attention.contract import Attention, Heads, Segments
+from srum_plugins.attention.dense import Dense
+from srum_plugins.cli import main
+from srum_plugins.contracts import Draws, GenerationRequest, Question
+from srum_plugins.errors import CheckpointError, ContractError
+from srum_plugins.options import build_options
+from srum_plugins.records import Box, Prompt
+from srum_plugins.rewards.maps import MapRegion, RewardMap
+
+SAMPLING = Sampling(prior_steps=3, steps=2)
+TEXTS = ("a red circle", "a blue square left of a green triangle", "three black crosses")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("blip3o")
+    write_blip3o(place)
+    return place
+
+
+def adapter(folder: Path, **options: Any) -> Blip3oAdapter:
+    return build(AdapterOptions(str(folder), dtype="float32", **options), "cpu")
+
+
+@pytest.fixture(scope="module")
+def drawing(folder: Path) -> Blip3oAdapter:
+    return adapter(folder)
+
+
+def prompts(count: int) -> list[Prompt]:
+    return [Prompt(str(number), TEXTS[number % 3]) for number in range(count)]
+
+
+def requests(*seeds: int) -> list[GenerationRequest]:
+    return [GenerationRequest(Prompt(str(seed), TEXTS[seed % 3]), seed) for seed in seeds]
+
+
+def stack(images: list[Any]) -> np.ndarray:
+    return np.stack([np.asarray(one.image, int) for one in images])
+
+
+# --- generation ---------------------------------------------------------------------------------------------------------
+@settings(max_examples=6, deadline=None)
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=5, unique=True), st.data())
+def test_a_candidate_does_not_depend_on_its_batch(
+    drawing: Blip3oAdapter, seeds: list[int], data: st.DataObject
+) -> None:
+    together = drawing.generate(requests(*seeds), SAMPLING)
+    index = data.draw(st.integers(0, len(seeds) - 1))
+    (alone,) = drawing.generate(requests(seeds[index]), SAMPLING)
+    torch.testing.assert_close(together[index].latents, alone.latents, atol=1e-4, rtol=1e-4)
+    assert np.abs(stack([together[index]]) - stack([alone])).max() <= 1
+    assert np.array_equal(stack(drawing.generate(requests(*seeds), SAMPLING)), stack(together))
+
+
+def test_an_image_depends_on_its_prompt_its_seed_and_both_guidances(drawing: Blip3oAdapter) -> None:
+    request = GenerationRequest(Prompt("p", TEXTS[0]), 3)
+    others = [
+        (GenerationRequest(Prompt("p", TEXTS[1]), 3), SAMPLING),
+        (GenerationRequest(Prompt("p", TEXTS[0]), 4), SAMPLING),
+        (request, dataclasses.replace(SAMPLING, prior_guidance=1.0)),
+        (request, dataclasses.replace(SAMPLING, guidance=1.0)),
+    ]
+    (first,) = drawing.generate([request], SAMPLING)
+    for other, sampling in others:
+        (second,) = drawing.generate([other], sampling)
+        assert not np.array_equal(stack([first]), stack([second]))
+    assert torch.equal(
+        first.latents, drawing.generate([request], dataclasses.replace(SAMPLING, guidance=1.0))[0].latents
+    )
+
+
+def test_what_is_guided_away_from_is_drawn_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawing, asked = adapter(folder), []
+    bare = type(drawing.qwen).bare_condition
+    monkeypatch.setattr(type(drawing.qwen), "bare_condition", lambda *given: asked.append(given[1]) or bare(*given))
+    drawing.generate(requests(0), SAMPLING)
+    drawing.generate(requests(1, 2), SAMPLING)
+    assert asked == [[" "]]
+    drawing.generate(requests(0), dataclasses.replace(SAMPLING, guidance=1.0, prior_steps=2))
+    assert len(asked) == 1
+
+
+def test_other_sizes_are_refused(drawing: Blip3oAdapter) -> None:
+    with pytest.raises(ContractError, match="draws images of 32 x 32 pixels, and 64 x 32 was asked for"):
+        drawing.generate([GenerationRequest(Prompt("p", "a dog"), 0, 64, 32)], SAMPLING)
+    with pytest.raises(ContractError, match="square images, got 64 x 32"):
+        drawing.token_grid(64, 32)
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [({"think": True}, "think must be false"), ({"steps": 0}, "steps must be"), ({"guidance": float("nan")}, "finite")],
+)
+def test_impossible_sampling_is_refused(setting: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Sampling(**setting)
+
+
+# --- training -----------------------------------------------------------------------------------------------------------
+def test_equal_weights_are_the_plain_loss(drawing: Blip3oAdapter) -> None:
+    latents = [one.latents for one in drawing.generate(requests(0, 1), SAMPLING)]
+    draws = drawing.draw(latents, torch.Generator().manual_seed(1))
+    prediction = drawing.predict(prompts(2), latents, draws)
+    target = torch.stack(list(draws.noise)) - torch.stack(latents)
+    losses = prediction.token_losses(latents)
+    assert losses.shape == (2 * 64,) and losses.dtype == torch.float32
+    torch.testing.assert_close(losses.mean(), torch.nn.functional.mse_loss(prediction.velocity, target))
+    perfect = FeaturePrediction(target, torch.stack(list(draws.noise)))
+    assert torch.equal(perfect.token_losses(latents), torch.zeros(2 * 64))
+
+
+def test_a_box_lands_on_its_cells_and_nowhere_else() -> None:
+    quarter = RewardMap(1024, 1024, (MapRegion(Box(256, 256, 512, 512), 1.0),), 1.0, 0.0).tokens(8, 8)
+    expected = torch.zeros(8, 8)
+    expected[2:4, 2:4] = 1.0
+    torch.testing.assert_close(quarter, expected)
+    part = RewardMap(1024, 1024, (MapRegion(Box(256, 256, 320, 288), 1.0),), 1.0, 0.0).tokens(8, 8)
+    assert float(part[2, 2]) == pytest.approx(64 * 32 / 128**2) and float(part.sum()) == pytest.approx(
+        float(part[2, 2])
+    )
+
+
+def test_a_reward_on_a_cell_reaches_the_features_of_that_cell(drawing: Blip3oAdapter) -> None:
+    latents = [torch.zeros(16, 8, 8)]
+    velocity = torch.zeros(1, 16, 8, 8)
+    velocity[0, :, 2, 5] = 1.0
+    losses = FeaturePrediction(velocity, torch.zeros(1, 16, 8, 8)).token_losses(latents)
+    assert torch.nonzero(losses.reshape(8, 8)).tolist() == [[2, 5]]
+
+
+def train_a_little(model: Blip3oAdapter, parameters: dict[str, torch.nn.Parameter]) -> None:
+    latents = [torch.randn(16, 8, 8, generator=torch.Generator().manual_seed(2)) for _ in range(2)]
+    draws = model.draw(latents, torch.Generator().manual_seed(1))
+    draws = dataclasses.replace(draws, drop=torch.tensor([False, True]))
+    optimizer = torch.optim.AdamW(parameters.values(), lr=1e-2)
+    for _ in range(2):
+        optimizer.zero_grad()
+        model.predict(prompts(2), latents, draws).token_losses(latents).mean().backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("scope", ["prior", "prior+queries", "low rank"])
+def test_training_moves_what_it_says_and_leaves_the_base_and_the_qwen(
+    folder: Path, scope: str, checkpointing: bool
+) -> None:
+    model = adapter(folder)
+    latents = [torch.randn(16, 8, 8, generator=torch.Generator().manual_seed(3)) for _ in range(2)]
+    draws = Draws(torch.tensor([0.5, 0.9]), [torch.randn(16, 8, 8) for _ in range(2)], torch.tensor([False, False]))
+    before, digest = model.predict(prompts(2), latents, draws).velocity, model.understanding_digest()
+    held = {name: tensor.clone() for name, tensor in model.prior.state_dict().items()}
+    low = scope == "low rank"
+    chosen = Training("prior" if low else scope, 2 * low, checkpointing=checkpointing)
+    parameters = model.start_training(chosen, base=True)
+    train_a_little(model, parameters)
+    base = model.predict(prompts(2), latents, draws, base=True)
+    torch.testing.assert_close(base.velocity, before, atol=1e-6, rtol=1e-6)
+    assert not base.velocity.requires_grad
+    now = model.predict(prompts(2), latents, draws)
+    assert float(now.token_distance(base).detach().max()) > 0
+    assert model.understanding_digest() == digest
+    assert all(parameter.grad is None for parameter in model.qwen.model.parameters())
+    if not low:
+        moved = {name for name, tensor in model.prior.state_dict().items() if not torch.equal(tensor, held[name])}
+        assert moved == set(parameters)
+        assert ("latent_queries" in moved) == (scope == "prior+queries")
+
+
+def test_the_prompt_is_read_once_while_the_queries_stay(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, read = adapter(folder), []
+    condition = type(model.qwen).condition
+
+    def counted(self: Any, texts: Any, queries: Any) -> Any:
+        read.append(len(texts))
+        return condition(self, texts, queries)
+
+    monkeypatch.setattr(type(model.qwen), "condition", counted)
+    train_a_little(model, model.start_training(Training(), base=False))
+    assert read == [2]
+    model = adapter(folder)
+    train_a_little(model, model.start_training(Training("prior+queries"), base=False))
+    assert read == [2, 2, 2]
+
+
+def test_a_base_that_was_not_kept_is_no_base(folder: Path) -> None:
+    model, latents = adapter(folder), [torch.zeros(16, 8, 8)]
+    model.start_training(Training(), base=False)
+    with pytest.raises(ContractError, match="kept none"):
+        model.predict(prompts(1), latents, model.draw(latents, torch.Generator()), base=True)
+
+
+def test_impossible_training_is_refused() -> None:
+    for setting, words in (({"lora_rank": -1}, "lora_rank"), ({"lora_rank": 2, "scope": "prior+queries"}, "no layer")):
+        with pytest.raises(ValueError, match=words):
+            Training(**setting)
+
+
+# --- weights ------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("scope", ["prior", "prior+queries", "low rank"])
+def test_what_was_trained_is_saved_under_the_released_names_and_comes_back(
+    folder: Path, tmp_path: Path, scope: str
+) -> None:
+    low = scope == "low rank"
+    model, fresh = adapter(folder), adapter(folder)
+    train_a_little(model, model.start_training(Training("prior" if low else scope, 2 * low), base=False))
+    model.save(tmp_path)
+    listed = sorted(str(file.relative_to(folder)) for file in folder.rglob("*"))
+    assert sorted(str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*")) == listed
+    for name in listed:
+        if name.endswith(".safetensors"):
+            before, after = load_file(folder / name), load_file(tmp_path / name)
+            assert {k: (v.shape, v.dtype) for k, v in before.items()} == {
+                k: (v.shape, v.dtype) for k, v in after.items()
+            }
+            changed = {key for key in before if not torch.equal(before[key], after[key])}
+            assert all(own_name(key) is not None for key in changed)
+            assert bool(changed) == any(key.startswith(PARTS) for key in before)
+        elif (folder / name).is_file():
+            assert (folder / name).read_bytes() == (tmp_path / name).read_bytes()
+    fresh.generate(requests(0), SAMPLING)  # what it remembers of the old weights must go
+    fresh.load_trained(tmp_path)
+    whole = adapter(tmp_path)
+    for name, tensor in whole.prior.state_dict().items():
+        assert torch.equal(fresh.prior.state_dict()[name], tensor)
+        torch.testing.assert_close(tensor, model.prior.state_dict()[name].bfloat16().float())
+    drawn = [stack(one.generate(requests(0), SAMPLING)) for one in (fresh, whole)]
+    assert np.array_equal(*drawn)
+
+
+def test_a_folder_of_something_else_is_refused(folder: Path, tmp_path: Path) -> None:
+    write_release(tmp_path / "bagel")
+    with pytest.raises(CheckpointError, match="holds no model.safetensors"):
+        adapter(tmp_path / "bagel")
+    write_blip3o(tmp_path / "blip", tower=False)
+    shard = tmp_path / "blip" / "model-00003-of-00004.safetensors"
+    tensors = load_file(shard)
+    tensors["model.dit.model.stranger"] = tensors.pop("model.dit.model.norm_out.linear_1.bias")
+    save_file(tensors, shard)
+    with pytest.raises(CheckpointError, match=r"2 problems.*norm_out.linear_1.bias is missing.*stranger.*unexpected"):
+        adapter(tmp_path / "blip")
+    del tensors["model.latent_queries"]
+    save_file(tensors, shard)
+    with pytest.raises(CheckpointError, match=r"holds no BLIP3o: model.latent_queries is missing"):
+        adapter(tmp_path / "blip")
+
+
+def test_without_a_tower_only_encoding_is_missing(folder: Path, tmp_path: Path) -> None:
+    write_blip3o(tmp_path, tower=False)
+    without, image = adapter(tmp_path), Image.new("RGB", (32, 32), "red")
+    with pytest.raises(CheckpointError, match=r"holds no EVA tower.*adapter\.tower.*train\.latents=kept"):
+        without.encode([image])
+    file = tmp_path / "tower.safetensors"
+    held = load_file(folder / "model-00004-of-00004.safetensors")
+    save_file({name.rpartition("vision_tower.model.")[2]: tensor for name, tensor in held.items()}, file)
+    file.rename(tmp_path.parent / "tower.safetensors")  # beside the folder: in it, it would be a part of the checkpoint
+    given = adapter(tmp_path, tower=str(tmp_path.parent / "tower.safetensors"))
+    assert torch.equal(given.encode([image]), adapter(folder).encode([image]))
+    assert given.encode([image] * 9).shape == (9, 16, 8, 8)
+
+
+# --- the framework ------------------------------------------------------------------------------------------------------
+class Counting(Dense):
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, segments: Segments) -> torch.Tensor:
+        self.calls += 1
+        return super().attend(q, k, v, segments)
+
+
+def test_the_provider_and_its_attention(folder: Path) -> None:
+    [provider] = srum_model_adapters()
+    mine = build_options(provider.options, {"checkpoint": str(folder), "dtype": "float32"}, "adapter")
+    assert provider.heads is not None and provider.heads(mine) == Heads(4, 2, 8, "float32")
+    assert provider.identity(mine) == provider.identity(mine)
+    kernel = Counting()
+    given, plain = provider.factory(mine, "cpu", kernel), provider.factory(mine, "cpu")
+    images = [one.generate(requests(0, 1), SAMPLING) for one in (given, plain)]
+    assert kernel.calls > 0 and np.abs(stack(images[0]) - stack(images[1])).max() <= 1
+    assert isinstance(kernel, Attention)
+
+
+def config(adapter: dict[str, Any]) -> dict[str, Any]:
+    """One experiment; models differ in the adapter block alone."""
+    return {
+        "run": {"name": "two", "directory": f"run-{adapter['name']}"},
+        "tracking": {"enabled": False},
+        "adapter": adapter,
+        "prompts": {"name": "shapes", "count": 3},
+        "grounder": "native",
+        "judge": "choice",
+        "aggregator": "srum",
+        "objective": {"name": "srum", "negative_weights": "saturate"},
+        "benchmark": {"name": "shapes", "prompts_per_split": 4, "questions": 8},
+        "generate": {"candidates": 2},
+        "train": {"steps": 2, "batch": 2, "lr": 1e-3},
+    }
+
+
+def test_two_models_run_one_experiment_through_the_command_line(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_release(tmp_path / "bagel")
+    common = {"dtype": "float32", "answer_tokens": 6}
+    adapters: list[dict[str, Any]] = [
+        {"name": "blip3o", "checkpoint": str(folder), **common},
+        {"name": "bagel", "checkpoint": str(tmp_path / "bagel"), "size": [32, 32], **common},
+    ]
+    for one in adapters:
+        file = Path(f"{one['name']}.yaml")
+        file.write_text(json.dumps(config(one)))
+        assert main(["run", str(file)]) == 0, capsys.readouterr().err
+        summary = json.loads(Path(f"run-{one['name']}/summary.json").read_text())
+        assert summary["understanding"]["identical"] is True and summary["arm"] == "srum+srum"
+    run = tmp_path / "run-blip3o"
+    (weights,) = (run / "stages" / "train").glob("*/weights")
+    before, after = (load_file(place / "model-00003-of-00004.safetensors") for place in (folder, weights))
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved and "model.latent_queries" not in moved
+    assert len(list((run / "stages" / "generate").glob("*/latents/*.safetensors"))) == 6
+    # The images can be encoded by the tower instead.
+    assert main(["train", "blip3o.yaml", "train.latents=encoded"]) == 0, capsys.readouterr().err
+    # What it cannot do is refused before anything is loaded, with the reason.
+    capsys.readouterr()
+    assert main(["run", "blip3o.yaml", "generate.sampling.think=true"]) == 2
+    assert "generate.sampling.think must be false: BLIP3o draws from the prompt alone" in capsys.readouterr().err
+    assert main(["run", "blip3o.yaml", "adapter.dtype=bfloat16"]) == 2
+    assert "cannot train weights in bfloat16" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("scope", ["prior", "prior+queries"])
+def test_bfloat16_weights_have_gradients(folder: Path, scope: Scope) -> None:
+    model = build(AdapterOptions(str(folder)), "cpu")
+    parameters = model.start_training(Training(scope), base=True)
+    assert {parameter.dtype for parameter in parameters.values()} == {torch.bfloat16}
+    train_a_little(model, parameters)
+    assert all(parameter.grad is not None for parameter in parameters.values())
+    answers = model.choice_logprobs([Question(Image.new("RGB", (32, 32)), "is it red?", ("yes", "no"))])
+    assert len(answers[0]) == 2
