@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,7 +27,7 @@ def training_sigma(uniform: Tensor) -> Tensor:
 def noised(data: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
     """(1 - sigma) data + sigma noise, (B, C, g, g) and float32, at noise levels (B,)."""
     level = sigma.float()[:, None, None, None]
-    return (1 - level) * data.float() + level * noise.float()
+    return (1 - level) * data + level * noise
 
 
 def token_losses(velocity: Tensor, data: Tensor, noise: Tensor) -> Tensor:
@@ -37,13 +38,13 @@ def token_losses(velocity: Tensor, data: Tensor, noise: Tensor) -> Tensor:
 
 def schedule(steps: int) -> list[float]:
     """Noise levels that fall from 1 in equal steps, with a last 0: ``steps`` + 1 of them."""
-    return [*torch.linspace(1, 1 / steps, steps, dtype=torch.float64).tolist(), 0.0]
+    return [*np.linspace(1, 1 / steps, steps).tolist(), 0.0]
 
 
 def told(sigma: float) -> int:
     """The time that the DiT is told at a noise level while sampling: whole, as in the reference, which cuts what
     float32 makes of it."""
-    return int(torch.tensor(sigma, dtype=torch.float32) * TIMESTEPS)
+    return int(np.float32(sigma) * np.float32(TIMESTEPS))
 
 
 @torch.no_grad()

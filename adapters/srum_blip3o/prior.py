@@ -180,7 +180,7 @@ class _Layer(LuminaNextDiTBlock):  # type: ignore[misc]  # diffusers has no type
 @lru_cache(maxsize=8)
 def _rope(width: int, grid: int, device: torch.device) -> Tensor:
     """Rotations (grid, grid, width / 2), complex64, for heads of that width."""
-    with torch.inference_mode(False), torch.device("cpu"):
+    with torch.inference_mode(False):
         table: Tensor = get_2d_rotary_pos_embed_lumina(width, grid, grid)
         return table.to(device)
 
