@@ -60,9 +60,9 @@ def local_folder(checkpoint: str, revision: str | None, download: bool = True) -
 
 
 def folder_identity(checkpoint: str, revision: str | None) -> str:
-    """What tells one checkpoint from another, without reading its weights: of one from the hub its commit; of a folder a
-    hash of its small files and, because reading tens of gigabytes at every start would take minutes, of the names, sizes
-    and dates of the large ones."""
+    """What tells one checkpoint from another, without reading its weights: of one from the hub its commit; of a folder
+    a hash of its small files and, because reading tens of gigabytes at every start would take minutes, of the names,
+    sizes and dates of the large ones."""
     folder = Path(checkpoint).expanduser()
     if not folder.is_dir():
         return f"{checkpoint}@{revision}"

@@ -63,7 +63,7 @@ def stack(images: list[Any]) -> np.ndarray:
     return np.stack([np.asarray(one.image, int) for one in images])
 
 
-# --- generation ---------------------------------------------------------------------------------------------------------
+# --- generation -------------------------------------------------------------------------------------------------------
 @settings(max_examples=6, deadline=None)
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=5, unique=True), st.data())
 def test_a_candidate_does_not_depend_on_its_batch(
@@ -121,7 +121,7 @@ def test_impossible_sampling_is_refused(setting: dict[str, Any], words: str) -> 
         Sampling(**setting)
 
 
-# --- training -----------------------------------------------------------------------------------------------------------
+# --- training ---------------------------------------------------------------------------------------------------------
 def test_equal_weights_are_the_plain_loss(drawing: Blip3oAdapter) -> None:
     latents = [one.latents for one in drawing.generate(requests(0, 1), SAMPLING)]
     draws = drawing.draw(latents, torch.Generator().manual_seed(1))
@@ -220,7 +220,7 @@ def test_impossible_training_is_refused() -> None:
             Training(**setting)
 
 
-# --- weights ------------------------------------------------------------------------------------------------------------
+# --- weights ----------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("scope", ["prior", "prior+queries", "low rank"])
 def test_what_was_trained_is_saved_under_the_released_names_and_comes_back(
     folder: Path, tmp_path: Path, scope: str
@@ -254,7 +254,7 @@ def test_what_was_trained_is_saved_under_the_released_names_and_comes_back(
 
 def test_a_folder_of_something_else_is_refused(folder: Path, tmp_path: Path) -> None:
     write_release(tmp_path / "bagel")
-    with pytest.raises(CheckpointError, match="holds no model.safetensors"):
+    with pytest.raises(CheckpointError, match=r"holds no model\.safetensors"):
         adapter(tmp_path / "bagel")
     write_blip3o(tmp_path / "blip", tower=False)
     shard = tmp_path / "blip" / "model-00003-of-00004.safetensors"
@@ -283,7 +283,7 @@ def test_without_a_tower_only_encoding_is_missing(folder: Path, tmp_path: Path) 
     assert given.encode([image] * 9).shape == (9, 16, 8, 8)
 
 
-# --- the framework ------------------------------------------------------------------------------------------------------
+# --- the framework ----------------------------------------------------------------------------------------------------
 class Counting(Dense):
     def __init__(self) -> None:
         self.calls = 0

@@ -207,7 +207,7 @@ class Blip3oAdapter(ModelAdapter):
     def predict(
         self, prompts: Sequence[Prompt], latents: Sequence[Tensor], draws: Draws, *, base: bool = False
     ) -> FeaturePrediction:
-        """See :meth:`ModelAdapter.predict`: the velocity at x_t = (1 - t) x0 + t noise. Dropped conditions are zeros."""
+        """See :meth:`ModelAdapter.predict`: the velocity at x_t = (1 - t) x0 + t noise, without dropped conditions."""
         clean, noise = torch.stack(list(latents)), torch.stack(list(draws.noise))
         noisy = flow.noised(clean, noise, draws.timestep)
         texts = [prompt.text for prompt in prompts]

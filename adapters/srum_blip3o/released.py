@@ -90,10 +90,8 @@ def _tower(
 
 def tower_config(stored: Shapes) -> EvaConfig:
     """The tower's dimensions from the shapes of its weights; the number of heads shows in none and is the release's."""
-    own = {
-        name.rpartition("patch_embed.")[0]: shape for name, shape in stored.items() if "patch_embed.proj.weight" in name
-    }
-    prefix = next((prefix for prefix in own if f"{prefix}cls_token" in stored), "")
+    prefixes = [name.removesuffix("cls_token") for name in stored if name.endswith("cls_token")]
+    prefix = prefixes[0] if prefixes else ""
 
     def shape(name: str) -> tuple[int, ...]:
         found = stored.get(prefix + name)
@@ -102,9 +100,8 @@ def tower_config(stored: Shapes) -> EvaConfig:
         return found
 
     width, _, patch, _ = shape("patch_embed.proj.weight")
-    blocks = {
-        name.removeprefix(f"{prefix}blocks.").split(".")[0] for name in stored if name.startswith(f"{prefix}blocks.")
-    }
+    inner = [name.removeprefix(prefix) for name in stored if name.startswith(f"{prefix}blocks.")]
+    blocks = {name.split(".")[1] for name in inner}
     side = round((shape("pos_embed")[1] - 1) ** 0.5)
     return EvaConfig(
         image=side * patch, patch=patch, width=width, depth=len(blocks), mlp=shape("blocks.0.mlp.fc1.weight")[0]
