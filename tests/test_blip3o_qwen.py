@@ -17,17 +17,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from srum_blip3o.attention import NAME, attention_heads, packed_attention, packing, use_kernel
 from srum_blip3o.boxes import Read, about, read_boxes
 from srum_blip3o.condition import condition
 from srum_blip3o.images import DEVIATION, MEAN, Preparation
 from srum_blip3o.loading import empty_qwen, load_model, qwen_name
-from srum_blip3o.qwen import Qwen, attention_heads, load_qwen
+from srum_blip3o.qwen import Qwen, load_qwen
 from srum_blip3o.qwen_config import Extras, language_config, read_extras
 from srum_blip3o.reading import image_positions, read_images, read_texts
 from srum_blip3o.tokenizer import SpecialTokens
 from srum_blip3o.understanding import Understanding
-from transformers import Qwen2_5_VLConfig
+from transformers import AttentionMaskInterface, Qwen2_5_VLConfig
 
+from srum_plugins.attention.contract import Attention, Heads, Segments
+from srum_plugins.attention.dense import Dense
+from srum_plugins.attention.sdpa import SDPA
 from srum_plugins.contracts import Answer, Decoding, Question
 from srum_plugins.errors import CheckpointError, ContractError
 from srum_plugins.records import Box, Failure, Region
@@ -76,8 +80,7 @@ def test_the_flat_config_is_read_where_transformers_own_loader_is_wrong_in_silen
 
 def test_the_extras_are_read(release: tuple[Path, WrittenQwen]) -> None:
     assert read_extras(release[0]) == Extras(n_query=QUERIES, pool_stride=4, gen_hidden_size=1792)
-    heads = attention_heads(release[0], "float32")
-    assert (heads.queries, heads.keys, heads.width) == (4, 2, 8)
+    assert attention_heads(release[0], "float32") == (Heads(4, 2, 8, "float32"), Heads(2, 2, 16, "float32"))
 
 
 @pytest.mark.parametrize(
@@ -714,3 +717,121 @@ def test_boxes_are_located_in_each_images_own_pixels(qwen: Qwen, monkeypatch: py
     assert len(located[0]) == 2 and located[1] == [Region(Box(28, 14, 140, 70), "cat")]
     assert understanding.mended == {"clamped": 1}
     assert asked[0].startswith("Outline the position of each cat and output all the coordinates in JSON format.")
+
+
+# --- attention -----------------------------------------------------------------------------------------------
+
+
+class Counted(Attention):
+    """A kernel that keeps the lengths of what it was asked."""
+
+    def __init__(self, kernel: Attention) -> None:
+        self.kernel = kernel
+        self.calls: list[Segments] = []
+
+    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, segments: Segments) -> torch.Tensor:
+        assert len(q) == sum(segments.queries) and len(k) == len(v) == sum(segments.keys)
+        self.calls.append(segments)
+        return self.kernel.attend(q, k, v, segments)
+
+
+@pytest.fixture(params=[Dense, SDPA])
+def counted(request: pytest.FixtureRequest) -> Counted:
+    return Counted(request.param())
+
+
+@pytest.fixture
+def ours(qwen: Qwen, counted: Counted) -> Qwen:
+    model = deepcopy(qwen.model)
+    use_kernel(model, counted)
+    return replace(qwen, model=model)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("side", ["left", "right", "none"])
+def test_the_kernel_runs_in_every_layer_and_never_sees_padding(
+    qwen: Qwen, ours: Qwen, counted: Counted, side: str
+) -> None:
+    lengths = (6, 6, 6) if side == "none" else (6, 2, 4)
+    mask = torch.stack([(torch.arange(6) < n) if side == "right" else (torch.arange(6) >= 6 - n) for n in lengths])
+    ids = torch.randint(0, 200, (3, 6), generator=torch.Generator().manual_seed(0))
+    inputs = {"input_ids": ids, "attention_mask": mask.long(), "position_ids": torch.arange(6).expand(3, 3, 6)}
+    found = ours.language(**inputs).last_hidden_state
+    assert [(call.queries, call.keys, call.causal) for call in counted.calls] == [(lengths, lengths, True)] * 2
+    assert len({id(call) for call in counted.calls}) == 1  # one packing serves all layers
+    assert torch.allclose(found[mask], qwen.language(**inputs).last_hidden_state[mask], atol=1e-4)
+
+
+@torch.no_grad()
+def test_the_kernel_runs_in_every_layer_of_the_tower_once_for_all_windows(
+    qwen: Qwen, ours: Qwen, counted: Counted
+) -> None:
+    done = qwen.preparation.prepare([picture(170, 130), picture(40, 60, 1)])
+    for one, other in zip(ours.see(done.patches, done.grids), qwen.see(done.patches, done.grids), strict=True):
+        assert torch.allclose(one, other, atol=1e-4)
+    windows, whole = counted.calls
+    patches = [int(grid.prod()) for grid in done.grids]
+    assert list(whole.queries) == patches and not whole.causal
+    assert sum(windows.queries) == sum(patches) and max(windows.queries) == 64 and len(windows.queries) > 3
+    assert windows.queries == windows.keys and not windows.causal
+
+
+def test_everything_is_the_same_with_a_kernel(qwen: Qwen, ours: Qwen, counted: Counted) -> None:
+    stock, kernel = Understanding(qwen, answer_tokens=8), Understanding(ours, answer_tokens=8)
+    assert kernel.answer(QUESTIONS) == stock.answer(QUESTIONS)
+    pairs = zip(kernel.choice_logprobs(QUESTIONS), stock.choice_logprobs(QUESTIONS), strict=True)
+    assert all(np.allclose(one, other, atol=1e-4) for one, other in pairs)
+    steps = [call for call in counted.calls if set(call.queries) == {1} and call.causal]
+    assert steps and all(max(call.keys) > 30 for call in steps)
+
+
+def test_conditions_and_their_gradients_are_the_same_with_a_kernel(qwen: Qwen, ours: Qwen, counted: Counted) -> None:
+    found = []
+    for one in (qwen, ours):
+        queries = some_queries().requires_grad_()
+        conditions = one.condition(CAPTIONS, queries)
+        conditions.square().sum().backward()
+        found.append((conditions.detach(), queries.grad))
+    assert len(counted.calls) == 2
+    for stock, kernel in zip(*found, strict=True):
+        assert stock is not None and kernel is not None
+        assert torch.allclose(stock, kernel, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_without_a_registered_mask_the_kernel_refuses_where_transformers_is_silent(
+    qwen: Qwen, ours: Qwen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = {"input_ids": torch.tensor([[1, 2, 3], [1, 2, 3]]), "attention_mask": torch.tensor([[0, 1, 1], [1, 1, 1]])}
+    ours.language(**inputs)
+    monkeypatch.delitem(AttentionMaskInterface._global_mapping, NAME)
+    with pytest.raises(ContractError, match="got a mask of type NoneType"):
+        ours.language(**inputs)
+
+
+def test_a_kernel_of_one_model_is_not_that_of_another(release: tuple[Path, WrittenQwen], counted: Counted) -> None:
+    one = load_qwen(release[0], CPU, torch.float32, PIXELS, kernel=counted)
+    other = load_qwen(release[0], CPU, torch.float32, PIXELS, kernel=(second := Counted(SDPA())))
+    names = {name for name, _ in one.model.named_parameters()}
+    assert names == {name for name, _ in release[1].model.named_parameters()}
+    with torch.no_grad():
+        one.condition(["a"], some_queries())
+        assert len(counted.calls) == 2 and not second.calls
+        use_kernel(one.model, second)
+        one.condition(["a"], some_queries())
+        assert len(counted.calls) == 2 and len(second.calls) == 2
+        other.condition(["a"], some_queries())
+    assert len(second.calls) == 4
+
+
+def test_what_a_kernel_cannot_do_is_refused() -> None:
+    with pytest.raises(ContractError, match="is causal: a mask of another kind"):
+        packing(1, 2, 2, mask_function=lambda *_: True)
+    with pytest.raises(ContractError, match=r"a row for each of 2 texts and a column for each of 3 keys, got \(2, 2\)"):
+        packing(2, 2, 3, attention_mask=torch.tensor([[True, True], [False, True]]))
+    with pytest.raises(ContractError, match="0 queries on 2 keys"):
+        packing(1, 1, 3, attention_mask=torch.tensor([[True, True, False]]))
+    tokens = torch.zeros(1, 1, 2, 4)
+    for settings_of in ({"dropout": 0.1}, {"scaling": 1.0}):
+        with pytest.raises(ContractError, match=r"has no dropout and scales by 0\.5"):
+            packed_attention(None, tokens, tokens, tokens, packing(1, 2, 2), **settings_of)

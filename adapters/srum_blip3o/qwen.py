@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from srum_blip3o.attention import use_kernel
 from srum_blip3o.condition import condition
 from srum_blip3o.images import PIXELS, Preparation, read_preparation
 from srum_blip3o.loading import load_model
 from srum_blip3o.qwen_config import CONFIG, Extras, language_config, read_extras
 from srum_blip3o.tokenizer import Tokenizer
-from srum_plugins.attention.contract import Heads
+from srum_plugins.attention.contract import Attention
 from srum_plugins.errors import CheckpointError
 
 
@@ -67,20 +68,15 @@ class Qwen:
         return list(seen.split(counts))
 
 
-def attention_heads(folder: Path, dtype: str) -> Heads:
-    """The shapes of the language model's attention, from the config alone.
-
-    Raises:
-        CheckpointError: see :func:`srum_blip3o.qwen_config.language_config`.
-    """
-    text: Any = language_config(folder).text_config
-    return Heads(
-        text.num_attention_heads, text.num_key_value_heads, text.hidden_size // text.num_attention_heads, dtype
-    )
-
-
-def load_qwen(folder: Path, device: torch.device, dtype: torch.dtype, pixels: tuple[int, int] = PIXELS) -> Qwen:
-    """The Qwen2.5-VL of a checkpoint folder, frozen. ``pixels`` are the fewest and the most of an image as it is seen.
+def load_qwen(
+    folder: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    pixels: tuple[int, int] = PIXELS,
+    kernel: Attention | None = None,
+) -> Qwen:
+    """The Qwen2.5-VL of a checkpoint folder, frozen. ``pixels`` are the fewest and the most of an image as it is seen;
+    ``kernel`` computes all attention, transformers' own choice if there is none.
 
     Raises:
         CheckpointError: a file is missing or damaged, or does not fit the others.
@@ -98,4 +94,7 @@ def load_qwen(folder: Path, device: torch.device, dtype: torch.dtype, pixels: tu
             f"{folder}: {CONFIG} has image_token_id {config.image_token_id}, and the tokenizer {special.image}"
         )
     extras, preparation = read_extras(folder), read_preparation(folder, config, pixels)
-    return Qwen(load_model(folder, config, device, dtype), tokenizer, preparation, extras)
+    model = load_model(folder, config, device, dtype)
+    if kernel is not None:
+        use_kernel(model, kernel)
+    return Qwen(model, tokenizer, preparation, extras)
