@@ -243,7 +243,7 @@ def main() -> None:
     )
     host = PluginHost.load()
     registered = host.get(Kind.ATTENTION, options.attention)
-    chosen = choose(Choice(Kind.ATTENTION, registered, registered.provider.options()), host, heads, options.device)
+    chosen = choose(Choice(Kind.ATTENTION, registered, registered.provider.options()), host, [heads], options.device)
     attention = counting(chosen.kernel, device, dtype)
     adapter = build(config, side, device, dtype, attention)
     reached = matmul_rate(device, dtype)

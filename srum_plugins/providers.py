@@ -38,8 +38,8 @@ class Provider:
     """One named implementation of a contract.
 
     ``factory`` is called as ``factory(options)`` (adapters: ``factory(options, device)``, and with ``heads`` as
-    ``factory(options, device, attention)``) and may import heavy packages; building the record must not. ``options`` is
-    a dataclass with defaults, owned by the plugin; adapters add ``sampling``, the dataclass of generation settings,
+    ``factory(options, device, attention)``) and may import heavy packages; building the record must not. ``options``
+    is a dataclass with defaults, owned by the plugin; adapters add ``sampling``, the dataclass of generation settings,
     ``presets``, named settings of it that users may start from (``generate.sampling.preset``), and ``training``, the
     dataclass of what training moves and holds (``train.adapter``). ``capabilities`` is what an adapter can do;
     ``needs`` is what any other provider asks of the adapter, as a function of its own options. ``modules`` are the
@@ -47,8 +47,8 @@ class Provider:
     are shown. ``identity`` is whatever else decides the provider's results, such as a hash of the weights or the file
     that its options name; it becomes part of the fingerprints of stages. ``trained_dtype`` gives, from options and
     training settings, the dtype of an adapter's trainable weights, which decides what optimizer can move them.
-    ``heads`` gives, from options, the heads of an adapter's attention; the adapter is then made with a kernel that was
-    probed for them. ``weightless`` makes an adapter without memory from its options, as a
+    ``heads`` gives, from options, those of every attention in an adapter; the adapter is then made with a kernel that
+    was probed for them. ``weightless`` makes an adapter without memory from its options, as a
     :class:`srum_plugins.contracts.Weightless`, for ``srum doctor --memory``; None if it cannot be.
     """
 
@@ -65,5 +65,5 @@ class Provider:
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     training: type = NoOptions
     trained_dtype: Callable[[Any, Any], str] = lambda options, training: "float32"
-    heads: Callable[[Any], Heads] | None = None
+    heads: Callable[[Any], tuple[Heads, ...]] | None = None
     weightless: Callable[[Any], Any] | None = None

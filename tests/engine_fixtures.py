@@ -40,7 +40,7 @@ def attentive_host(factory: Callable[..., Any] = toy_backend.ToyAdapter) -> Plug
         def srum_model_adapters(self) -> list[Provider]:
             toy = toy_backend.srum_model_adapters()[0]
             heads = Heads(4, 2, 8, "float32")
-            return [dataclasses.replace(toy, name="attentive", factory=factory, heads=lambda options: heads)]
+            return [dataclasses.replace(toy, name="attentive", factory=factory, heads=lambda options: (heads,))]
 
     host = toy_host()
     host.register(attention_plugin, "attention")

@@ -330,7 +330,7 @@ def filled(name: str, host: PluginHost, **options: Any) -> Choice:
 
 def test_auto_takes_the_first_that_works_and_says_why_the_others_fell_out() -> None:
     host = PluginHost.load()
-    found = choose(filled("auto", host), host, HEADS, "cpu")
+    found = choose(filled("auto", host), host, [HEADS], "cpu")
     assert (found.name, type(found.kernel)) == ("sdpa", SDPA)
     assert found.refused == {"varlen": "it runs on cuda only, not on cpu"}
     assert AutoOptions().order[-1] == "dense"
@@ -340,24 +340,24 @@ def test_a_broken_wheel_is_never_chosen() -> None:
     host = PluginHost.load()
     broken = OSError("libcudart.so.12: cannot open shared object file")
     host.register(Kernels(broken=broken, wrong=TopLeft, nothing=3, mine=Dense), "kernels")
-    found = choose(filled("auto", host, order=["broken", "wrong", "nothing", "xformers", "mine"]), host, HEADS, "cpu")
+    found = choose(filled("auto", host, order=["broken", "wrong", "nothing", "xformers", "mine"]), host, [HEADS], "cpu")
     assert found.name == "mine" and list(found.refused) == ["broken", "wrong", "nothing", "xformers"]
     assert "libcudart" in found.refused["broken"] and "needs xformers, not installed" in found.refused["xformers"]
     assert found.refused["nothing"] == "its factory gave a int, no Attention"
     with pytest.raises(ConfigError, match=r"attention=broken does not work here: OSError: libcudart.*attention=auto"):
-        choose(filled("broken", host), host, HEADS, "cpu")
+        choose(filled("broken", host), host, [HEADS], "cpu")
     with pytest.raises(ConfigError, match=r"attention=wrong does not work here: text after an image"):
-        choose(filled("wrong", host), host, HEADS, "cpu")
+        choose(filled("wrong", host), host, [HEADS], "cpu")
     with pytest.raises(ConfigError, match=r"none of its kernels works here:\n  broken: OSError.*\n  wrong: "):
-        choose(filled("auto", host, order=["broken", "wrong"]), host, HEADS, "cpu")
+        choose(filled("auto", host, order=["broken", "wrong"]), host, [HEADS], "cpu")
 
 
 def test_an_order_names_kernels() -> None:
     host = PluginHost.load()
     host.register(Kernels(again=FirstOf(("again",))), "kernels")
     with pytest.raises(ConfigError, match="attention=again names 'again', which is no kernel but an order"):
-        choose(filled("again", host), host, HEADS, "cpu")
+        choose(filled("again", host), host, [HEADS], "cpu")
     with pytest.raises(ConfigError, match=r"attention=auto names 'sdap'\. Did you mean 'sdpa'"):
-        choose(filled("auto", host, order=["sdap", "dense"]), host, HEADS, "cpu")
+        choose(filled("auto", host, order=["sdap", "dense"]), host, [HEADS], "cpu")
     with pytest.raises(ConfigError, match="order must name at least one kernel"):
         filled("auto", host, order=[])

@@ -377,7 +377,7 @@ def test_the_provider_tells_what_it_can_and_what_it_is(original: Path, folder: P
     commit = "a" * 40
     assert provider.identity(AdapterOptions("o/n", commit)) == f"o/n@{commit}"
     assert provider.factory(mine, "cpu").size == (64, 64)
-    assert provider.heads is not None and provider.heads(mine) == Heads(4, 2, 8, "bfloat16")
+    assert provider.heads is not None and provider.heads(mine) == (Heads(4, 2, 8, "bfloat16"),)
     assert isinstance(provider.factory(mine, "cpu", Dense()).model.attention, Dense)
 
 

@@ -41,10 +41,10 @@ def _adapter(options: AdapterOptions, device: str, attention: Attention | None =
     return build(options, device, attention)
 
 
-def _heads(options: AdapterOptions) -> Heads:
+def _heads(options: AdapterOptions) -> tuple[Heads, ...]:
     from srum_bagel.released import heads
 
-    return heads(options)
+    return (heads(options),)
 
 
 def _weightless(options: AdapterOptions) -> Any:

@@ -39,8 +39,7 @@ def _adapter(options: AdapterOptions, device: str, attention: Attention | None =
     return build(options, device, attention)
 
 
-def _heads(options: AdapterOptions) -> Heads:
-    from srum_blip3o.qwen import attention_heads
-    from srum_plugins.hub import local_folder
+def _heads(options: AdapterOptions) -> tuple[Heads, ...]:
+    from srum_blip3o.released import heads
 
-    return attention_heads(local_folder(options.checkpoint, options.revision), options.dtype)
+    return heads(options)

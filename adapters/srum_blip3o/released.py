@@ -12,13 +12,14 @@ from safetensors import safe_open
 from torch import Tensor
 
 from srum_blip3o.adapter import Blip3oAdapter
+from srum_blip3o.attention import attention_heads, use_kernel
 from srum_blip3o.decoder import load_decoder
 from srum_blip3o.eva import EvaConfig, EvaTower, load_tower
 from srum_blip3o.options import AdapterOptions
 from srum_blip3o.prior import Prior, PriorConfig
 from srum_blip3o.prior_weights import DIT, QUERIES, load_prior, own_name, released_name
 from srum_blip3o.qwen import load_qwen
-from srum_plugins.attention.contract import Attention
+from srum_plugins.attention.contract import Attention, Heads
 from srum_plugins.errors import CheckpointError
 from srum_plugins.hub import local_folder
 from srum_plugins.weights import Shapes, save_weights, shapes, weight_files
@@ -44,6 +45,8 @@ def build(options: AdapterOptions, device: str, attention: Attention | None = No
         raise CheckpointError(
             f"{folder}: the prior is conditioned on {config.condition} numbers, and the language model has {qwen.width}"
         )
+    if attention is not None:
+        use_kernel(qwen.model, attention)
     with torch.device("meta"):
         prior = Prior(config, attention)
     load_prior(prior, files, place, kind)
@@ -51,6 +54,18 @@ def build(options: AdapterOptions, device: str, attention: Attention | None = No
     tower = _tower(options, files, stored, place, kind)
     write = partial(write_release, folder)
     return Blip3oAdapter(qwen, prior.eval(), decoder, tower, write, options.answer_tokens)
+
+
+def heads(options: AdapterOptions) -> tuple[Heads, ...]:
+    """The heads of every attention: of the language model, of its eyes, and of the prior.
+
+    Raises:
+        CheckpointError: the folder holds no BLIP3o.
+    """
+    folder = local_folder(options.checkpoint, options.revision)
+    prior = prior_config(shapes(weight_files(folder, "model")), folder)
+    own = Heads(prior.heads, prior.heads, prior.channels // prior.heads, options.dtype)
+    return (*attention_heads(folder, options.dtype), own)
 
 
 def prior_config(stored: Shapes, folder: Path) -> PriorConfig:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from textwrap import shorten
@@ -39,8 +39,8 @@ class Chosen:
     refused: Mapping[str, str]
 
 
-def choose(choice: Choice, host: PluginHost, heads: Heads, device: str) -> Chosen:
-    """The kernel of a filled slot.
+def choose(choice: Choice, host: PluginHost, heads: Sequence[Heads], device: str) -> Chosen:
+    """The kernel of a filled slot, for every attention of a model.
 
     Raises:
         ConfigError: it does not work here, or none of those that it names does; why.
@@ -71,9 +71,11 @@ def choose(choice: Choice, host: PluginHost, heads: Heads, device: str) -> Chose
     raise ConfigError(f"attention={choice.name}: none of its kernels works here:{causes}")
 
 
-def tried(made: Attention | str, heads: Heads, device: str) -> Attention | str:
-    """A kernel if it works; else why it does not, or why there is none."""
-    return made if isinstance(made, str) else refusal(made, heads, device) or made
+def tried(made: Attention | str, heads: Sequence[Heads], device: str) -> Attention | str:
+    """A kernel if it works for all; else why it does not, or why there is none."""
+    if isinstance(made, str):
+        return made
+    return next((refused for one in heads if (refused := refusal(made, one, device))), made)
 
 
 def refusal(attention: Attention, heads: Heads, device: str) -> str:

@@ -45,7 +45,7 @@ class Session:
             versions=config.versions,
         )
         self._stages: dict[str, StageDirectory] = {}
-        self._kernels: dict[Heads, Attention] = {}
+        self._kernels: dict[tuple[Heads, ...], Attention] = {}
         self._model: ModelAdapter | None = None
         self._weights: Path | None = None  # the trained weights in self._model; None: as the factory gave it
 
@@ -123,7 +123,7 @@ class Session:
             self._weights = weights
         return model
 
-    def _attention(self, heads: Heads) -> Attention:
+    def _attention(self, heads: tuple[Heads, ...]) -> Attention:
         """The kernel for these heads; tried once."""
         if heads not in self._kernels:
             found = choose(self.choice(Kind.ATTENTION), self.host, heads, self.config.run.device)
