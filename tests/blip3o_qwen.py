@@ -11,6 +11,7 @@ from typing import Any
 import tokenizers
 import torch
 from safetensors.torch import save_file
+from srum_blip3o.loading import stored_name
 from srum_blip3o.qwen_config import language_config
 from srum_blip3o.tokenizer import SpecialTokens, Tokenizer
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
@@ -82,6 +83,7 @@ def write_tokenizer(folder: Path) -> int:
 def qwen_json(vocab: int, tokens: SpecialTokens, tied: bool = False) -> dict[str, Any]:
     """A flat config as transformers 4.51 writes it, with BLIP3o's fields."""
     return {
+        "_attn_implementation_autoset": True,
         "architectures": ["blip3oQwenForCausalLM"],
         "attention_dropout": 0.0,
         "bos_token_id": tokens.pad,
@@ -117,6 +119,7 @@ def qwen_json(vocab: int, tokens: SpecialTokens, tied: bool = False) -> dict[str
         "use_sliding_window": False,
         "video_token_id": tokens.image + 1,
         "vision_config": {
+            "_attn_implementation_autoset": True,
             "depth": 2,
             "fullatt_block_indexes": [1],
             "hidden_size": 32,
@@ -136,11 +139,6 @@ def qwen_json(vocab: int, tokens: SpecialTokens, tied: bool = False) -> dict[str
         "vision_token_id": tokens.vision_end + 1,
         "vocab_size": vocab,
     }
-
-
-def stored_name(name: str) -> str:
-    """The name in a file of transformers 4.51 of a weight of the model of today."""
-    return name.replace("model.visual.", "visual.").replace("model.language_model.", "model.")
 
 
 def add_weights(folder: Path, weights: dict[str, Tensor], shard: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from blip3o_qwen import QUERIES, WrittenQwen, add_weights, qwen_json, stored_name, write_qwen
+from blip3o_qwen import QUERIES, WrittenQwen, add_weights, qwen_json, write_qwen
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -21,7 +21,7 @@ from srum_blip3o.attention import NAME, attention_heads, packed_attention, packi
 from srum_blip3o.boxes import Read, about, read_boxes
 from srum_blip3o.condition import condition
 from srum_blip3o.images import DEVIATION, MEAN, Preparation
-from srum_blip3o.loading import empty_qwen, load_model, qwen_name
+from srum_blip3o.loading import empty_qwen, load_model, qwen_name, stored_name
 from srum_blip3o.qwen import Qwen, load_qwen
 from srum_blip3o.qwen_config import Extras, language_config, read_extras
 from srum_blip3o.reading import image_positions, read_images, read_texts
@@ -96,6 +96,13 @@ def test_the_extras_are_read(release: tuple[Path, WrittenQwen]) -> None:
         ({"rope_scaling": None}, "mrope_section must be three parts of 4"),
         ({"rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 1]}}, "mrope_section must be three parts of 4"),
         ({"rope_scaling": {"type": "yarn", "mrope_section": [1, 1, 2]}}, "type 'yarn', not 'mrope'"),
+        ({"text_config": {}}, "holds a text_config, so a later library wrote it"),
+        ({"tie_word_embeddings": None}, "tie_word_embeddings must be true or false, got None"),
+        ({"vision_config": {"hidden_size": 32, "fullatt_block_indexes": 1}}, "must be a list of integers, got 1"),
+        (
+            {"vision_config": {"hidden_size": 32, "num_heads": 2, "out_hidden_size": 32, "depth": 9}},
+            "fullatt_block_indexes must be among its 9 layers, got [7, 15, 23, 31]",
+        ),
         ({"vision_config": {"depth": 2}}, "no vision_config with a hidden_size"),
         ({"vision_config": {"hidden_size": 32, "num_heads": 2, "in_chans": 4}}, "vision_config.in_chans is 4, not 3"),
         ({"vision_config": {"hidden_size": 32, "num_heads": 2}}, "out_hidden_size is 3584, and hidden_size 32"),
@@ -186,7 +193,7 @@ def test_all_that_does_not_fit_is_one_error_with_the_first_ten_and_the_count(tmp
         load_model(tmp_path, language_config(tmp_path), CPU, torch.float32)
     said = str(error.value)
     assert "(13 problems)" in said
-    assert "model.visual.merger.ln_q.weight is missing" in said
+    assert ": visual.merger.ln_q.weight is missing" in said
     assert said.count("model.mm_projector.") == 9
 
 
@@ -221,8 +228,8 @@ def test_a_missing_head_is_told_where_embeddings_are_not_tied(tmp_path: Path) ->
         load_model(tmp_path, language_config(tmp_path), CPU, torch.float32)
 
 
-def full_layout() -> dict[str, tuple[int, ...]]:
-    """The names and shapes of the 8B's Qwen (blip3o.md 1.4), written out by hand."""
+def full_layout(width: int, inner: int, layers: int, keys: int, tied: bool) -> dict[str, tuple[int, ...]]:
+    """The names and shapes of the Qwen of an 8B or a 4B (blip3o.md 1.4), written out by hand."""
     found: dict[str, tuple[int, ...]] = {"visual.patch_embed.proj.weight": (1280, 3, 2, 14, 14)}
     for block in range(32):
         at = f"visual.blocks.{block}."
@@ -234,37 +241,53 @@ def full_layout() -> dict[str, tuple[int, ...]]:
         found |= {f"{at}mlp.down_proj.weight": (1280, 3420), f"{at}mlp.down_proj.bias": (1280,)}
     found |= {"visual.merger.ln_q.weight": (1280,)}
     found |= {"visual.merger.mlp.0.weight": (5120, 5120), "visual.merger.mlp.0.bias": (5120,)}
-    found |= {"visual.merger.mlp.2.weight": (3584, 5120), "visual.merger.mlp.2.bias": (3584,)}
-    for layer in range(28):
+    found |= {"visual.merger.mlp.2.weight": (width, 5120), "visual.merger.mlp.2.bias": (width,)}
+    for layer in range(layers):
         at = f"model.layers.{layer}."
-        for name, wide in (("q", 3584), ("k", 512), ("v", 512)):
-            found |= {f"{at}self_attn.{name}_proj.weight": (wide, 3584), f"{at}self_attn.{name}_proj.bias": (wide,)}
-        found |= {f"{at}self_attn.o_proj.weight": (3584, 3584), f"{at}mlp.down_proj.weight": (3584, 18944)}
-        found |= {f"{at}mlp.{name}_proj.weight": (18944, 3584) for name in ("gate", "up")}
-        found |= {f"{at}{name}_layernorm.weight": (3584,) for name in ("input", "post_attention")}
-    found |= {"model.norm.weight": (3584,)}
-    return found | dict.fromkeys(("model.embed_tokens.weight", "lm_head.weight"), (151668, 3584))
+        for name, wide in (("q", width), ("k", keys), ("v", keys)):
+            found |= {f"{at}self_attn.{name}_proj.weight": (wide, width), f"{at}self_attn.{name}_proj.bias": (wide,)}
+        found |= {f"{at}self_attn.o_proj.weight": (width, width), f"{at}mlp.down_proj.weight": (width, inner)}
+        found |= {f"{at}mlp.{name}_proj.weight": (inner, width) for name in ("gate", "up")}
+        found |= {f"{at}{name}_layernorm.weight": (width,) for name in ("input", "post_attention")}
+    found |= {"model.norm.weight": (width,)}
+    tables = ("model.embed_tokens.weight",) if tied else ("model.embed_tokens.weight", "lm_head.weight")
+    return found | dict.fromkeys(tables, (151668, width))
 
 
-def test_the_layout_of_the_8b_maps_name_by_name_and_shape_by_shape(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("width", "inner", "layers", "heads", "keys", "tied"),
+    [(3584, 18944, 28, 28, 4, False), (2048, 11008, 36, 16, 2, True)],
+    ids=["8B", "4B"],
+)
+def test_the_full_layout_maps_name_by_name_and_shape_by_shape(
+    tmp_path: Path, width: int, inner: int, layers: int, heads: int, keys: int, tied: bool
+) -> None:
     write_config(tmp_path)
+    vision = {"hidden_size": 1280, "in_chans": 3, "model_type": "qwen2_5_vl", "spatial_patch_size": 14}
     rewrite(
         tmp_path,
         vocab_size=151668,
-        hidden_size=3584,
-        intermediate_size=18944,
-        num_hidden_layers=28,
-        num_attention_heads=28,
-        num_key_value_heads=4,
+        hidden_size=width,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=keys,
         max_position_embeddings=128000,
         rope_scaling={"type": "mrope", "mrope_section": [16, 24, 24]},
-        vision_config={"hidden_size": 1280, "in_chans": 3, "model_type": "qwen2_5_vl", "spatial_patch_size": 14},
+        tie_word_embeddings=tied,
+        vision_config={**vision, "out_hidden_size": width},
     )
     model = empty_qwen(language_config(tmp_path))
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    assert {qwen_name(name): shape for name, shape in full_layout().items()} == expected
-    assert {stored_name(name) for name in expected} == full_layout().keys()
+    if tied:
+        del expected["lm_head.weight"]
+    layout = full_layout(width, inner, layers, keys * 128, tied)
+    assert {qwen_name(name): shape for name, shape in layout.items()} == expected
+    assert {stored_name(name) for name in expected} == layout.keys()
     assert all(parameter.is_meta for parameter in model.parameters())
+
+
+def test_other_parts_are_passed_over_and_what_is_unknown_is_not() -> None:
     others = ("model.dit.model.layers.0.gate", "model.latent_queries", "model.gen_vision_tower.x", "model.vae.y")
     assert [qwen_name(name) for name in others] == [None] * 4
     assert qwen_name("model.mm_projector.0.weight") == "model.mm_projector.0.weight"

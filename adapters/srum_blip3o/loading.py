@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from srum_plugins.errors import CheckpointError
-from srum_plugins.weights import load_weights, opened, shapes, weight_files
+from srum_plugins.weights import load_weights, opened, refuse_misfits, shapes, weight_files
 
 OTHERS = ("model.dit.", "model.latent_queries", "model.gen_vision_tower.", "model.vae.")
 """How the names begin of what belongs to other parts of BLIP3o, or to none (blip3o.md 1.4)."""
@@ -29,6 +29,14 @@ def qwen_name(stored: str) -> str | None:
     if stored.startswith(("model.embed_tokens.", "model.layers.", "model.norm.")):
         return f"model.language_model.{stored.removeprefix('model.')}"
     return stored
+
+
+def stored_name(name: str) -> str:
+    """The name in a checkpoint of a weight of transformers' model: the inverse of :func:`qwen_name`."""
+    for prefix in ("model.visual.", "model.language_model."):
+        if name.startswith(prefix):
+            return ("visual." if "visual" in prefix else "model.") + name.removeprefix(prefix)
+    return name
 
 
 def empty_qwen(config: Qwen2_5_VLConfig) -> Any:
@@ -53,8 +61,14 @@ def load_model(folder: Path, config: Qwen2_5_VLConfig, device: torch.device, dty
     """
     files = weight_files(folder, "model")
     model = empty_qwen(config)
+    found = {name: shape for name, shape in shapes(files).items() if qwen_name(name) is not None}
+    expected = {stored_name(name): tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    if config.tie_word_embeddings:  # what is stored of the head counts for nothing, if it is the same
+        del expected[HEAD]
+        if found.pop(HEAD, None) is not None and EMBEDDINGS in found:
+            _refuse_another_head(files)
+    refuse_misfits(found, expected, folder)
     if config.tie_word_embeddings:
-        _refuse_another_head(files)
         load_weights(model.model, files, device, dtype, _inner_name)
         model.lm_head.weight = model.model.language_model.embed_tokens.weight
     else:
@@ -70,8 +84,6 @@ def _inner_name(stored: str) -> str | None:
 
 def _refuse_another_head(files: Sequence[Path]) -> None:
     """A head that is stored although the config ties it must hold what the embeddings hold."""
-    if not {HEAD, EMBEDDINGS} <= shapes(files).keys():
-        return
     found: dict[str, Tensor] = {}
     for file in files:
         with opened(file) as handle:

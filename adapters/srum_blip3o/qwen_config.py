@@ -21,8 +21,19 @@ MODEL_TYPES = ("blip3o_qwen", "blip3o_qwen_inference")
 """As the training class and the inference class write it (blip3o.md 1.2)."""
 POOLING = "early_pool2d_"
 """How a pooling is named; its stride follows (blip3o.md 2.2)."""
-DROPPED = ("architectures", "torch_dtype", "dtype", "model_type", "transformers_version")
-"""Fields that name classes and dtypes of the library that wrote them."""
+TOKENS = (
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+    "image_token_id",
+    "video_token_id",
+    "vision_start_token_id",
+    "vision_end_token_id",
+)
+FULL = "fullatt_block_indexes"
+"""The layers of the vision tower that see a whole image and not one window."""
+NESTED = "text_config"
+"""Where later versions of the library write what is at the root of a BLIP3o's config."""
 
 _TEXT = {
     "vocab_size": int,
@@ -68,7 +79,13 @@ def language_config(folder: Path) -> Qwen2_5_VLConfig:
     """
     file = folder / CONFIG
     data = _read(file)
+    if NESTED in data:
+        raise CheckpointError(
+            f"{file} holds a {NESTED}, so a later library wrote it: take the release's, whose fields are at the root"
+        )
     problems = _sizes(data, _TEXT, "") + _differences(data, _TEXT_SAME, "")
+    if not isinstance(data.get("tie_word_embeddings", False), bool):
+        problems.append(f"tie_word_embeddings must be true or false, got {data['tie_word_embeddings']!r}")
     vision = data.get("vision_config")
     if not isinstance(vision, dict) or "hidden_size" not in vision:
         raise CheckpointError(
@@ -77,15 +94,22 @@ def language_config(folder: Path) -> Qwen2_5_VLConfig:
     # The library that wrote it left out what was its default, which is the same in the one that reads it.
     stated = {name: kind for name, kind in _VISION.items() if name in vision}
     problems += _sizes(vision, stated, "vision_config.") + _differences(vision, _VISION_SAME, "vision_config.")
+    full = vision.get(FULL, [])
+    if not (isinstance(full, list) and all(type(index) is int for index in full)):
+        problems.append(f"vision_config.{FULL} must be a list of integers, got {full!r}")
     _refuse(file, problems)
     _refuse(file, _disagreements(data))
-    kept = {name: value for name, value in data.items() if name not in DROPPED and name != "vision_config"}
-    tower = {name: value for name, value in vision.items() if name not in DROPPED}
+    # Only what is known: a field of another age of the library may mean something else to this one, or break it.
+    kept = {name: data[name] for name in (*_TEXT, *TOKENS, "rope_scaling", "tie_word_embeddings") if name in data}
+    tower = {name: vision[name] for name in (*stated, FULL, "tokens_per_second") if name in vision}
     config: Any = Qwen2_5_VLConfig(**kept, vision_config=tower)
     width, heads = config.vision_config.hidden_size, config.vision_config.num_heads
     problems = []
     if width % heads or width // heads % 4:
         problems.append(f"vision_config: {heads} heads must divide the width {width} into multiples of 4")
+    depth, full = config.vision_config.depth, list(config.vision_config.fullatt_block_indexes)
+    if not all(0 <= index < depth for index in full):
+        problems.append(f"vision_config.{FULL} must be among its {depth} layers, got {full}")
     if config.vision_config.out_hidden_size != config.text_config.hidden_size:
         problems.append(
             f"vision_config.out_hidden_size is {config.vision_config.out_hidden_size}, and hidden_size "
