@@ -30,7 +30,7 @@ def weight_files(folder: Path, choice: Choice = "auto") -> tuple[Path, ...]:
         CheckpointError: there is none, or both and ``choice`` is ``auto``, or a shard is missing, or all that is there
             is pickled.
     """
-    found = {name: files for name in ("ema", "model") if (files := _named(folder, name))}
+    found = {name: files for name in ("ema", "model") if (files := named_files(folder, name))}
     if choice != "auto":
         found = {name: files for name, files in found.items() if name == choice}
     if len(found) > 1:
@@ -39,32 +39,43 @@ def weight_files(folder: Path, choice: Choice = "auto") -> tuple[Path, ...]:
         )
     if found:
         return next(iter(found.values()))
-    wanted = "ema.safetensors or model.safetensors" if choice == "auto" else f"{choice}.safetensors"
-    pickled = sorted(file.name for file in folder.glob("*") if file.suffix in PICKLES)
-    if pickled:
-        raise CheckpointError(
-            f"{folder} holds no {wanted}, but {', '.join(pickled[:SHOWN])}: pickles are not read, because loading one "
-            "runs whatever code is in it; convert the weights to safetensors first"
-        )
-    raise CheckpointError(f"{folder} holds no {wanted}")
+    raise absent(folder, ("ema", "model") if choice == "auto" else (choice,))
 
 
-def _named(folder: Path, name: str) -> tuple[Path, ...]:
-    single, index = folder / f"{name}.safetensors", folder / f"{name}.safetensors.index.json"
+def named_files(folder: Path, name: str, index: str | None = None) -> tuple[Path, ...]:
+    """The files of weights of one name, the shards of its index (by default ``NAME.safetensors.index.json``) included;
+    none if neither is there.
+
+    Raises:
+        CheckpointError: the index is damaged, or a shard is missing.
+    """
+    single, listed = folder / f"{name}.safetensors", folder / (index or f"{name}.safetensors.index.json")
     if single.is_file():
         return (single,)
-    if not index.is_file():
+    if not listed.is_file():
         return ()
     try:
-        shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        shards = sorted(set(json.loads(listed.read_text(encoding="utf-8"))["weight_map"].values()))
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise CheckpointError(f"{index} is no index of shards: {error!r}") from error
+        raise CheckpointError(f"{listed} is no index of shards: {error!r}") from error
     missing = [shard for shard in shards if not (folder / shard).is_file()]
     if missing:
         raise CheckpointError(
-            f"{index} names {len(shards)} shards, of which {len(missing)} are missing: {', '.join(missing[:SHOWN])}"
+            f"{listed} names {len(shards)} shards, of which {len(missing)} are missing: {', '.join(missing[:SHOWN])}"
         )
     return tuple(folder / shard for shard in shards)
+
+
+def absent(folder: Path, names: Sequence[str]) -> CheckpointError:
+    """The error for a folder without weights of any of these names, and why what is there instead is not read."""
+    wanted = " or ".join(f"{name}.safetensors" for name in names)
+    pickled = sorted(file.name for file in folder.glob("*") if file.suffix in PICKLES)
+    if pickled:
+        return CheckpointError(
+            f"{folder} holds no {wanted}, but {', '.join(pickled[:SHOWN])}: pickles are not read, because loading one "
+            "runs whatever code is in it; convert the weights to safetensors first"
+        )
+    return CheckpointError(f"{folder} holds no {wanted}")
 
 
 @contextmanager

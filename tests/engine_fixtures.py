@@ -22,7 +22,9 @@ from srum_plugins.providers import Provider
 from srum_plugins.rewards import plugin as rewards_plugin
 from srum_plugins.stages.pipeline import run
 
-OURS = "attention,tracking,progress,bagel,shapes,native,components,choice"  # plugins that the toy runs do without
+OURS = (
+    "attention,tracking,progress,bagel,blip3o,shapes,native,components,choice"  # plugins that the toy runs do without
+)
 
 
 def toy_host() -> PluginHost:

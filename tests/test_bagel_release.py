@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from srum_bagel import release
 from srum_bagel.config import BagelConfig
 from srum_bagel.grounding import PARTS, read_boxes
-from srum_bagel.images import AsTheyAre, Resized, ResizeRule, on_white
+from srum_bagel.images import AsTheyAre, Resized, ResizeRule
 from srum_bagel.options import AdapterOptions, Sampling, Scope, Thinking, Training
 from srum_bagel.plugin import srum_model_adapters
 from srum_bagel.release import diffusers_name, load_release, read_release
@@ -37,6 +37,7 @@ from srum_plugins.contracts import Decoding, GenerationRequest, Question
 from srum_plugins.errors import CheckpointError, ConfigError, ContractError
 from srum_plugins.hub import check_place, local_folder
 from srum_plugins.options import build_options
+from srum_plugins.pixels import on_white
 from srum_plugins.records import Box, Failure, Prompt
 
 CPU = torch.device("cpu")

@@ -18,12 +18,13 @@ from diffusers.models.attention_processor import LuminaAttnProcessor2_0
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
-from srum_blip3o import lora
 from srum_blip3o.flow import noised, sample, schedule, token_losses, told, training_sigma
+from srum_blip3o.options import LORA_TARGETS
 from srum_blip3o.prior import Prior, PriorConfig, use_attention
 from srum_blip3o.prior_weights import load_prior, own_name, released_name
 from torch import Tensor, nn
 
+from srum_plugins import lora
 from srum_plugins.attention.contract import Attention, Segments
 from srum_plugins.attention.dense import Dense
 from srum_plugins.attention.sdpa import SDPA
@@ -623,7 +624,7 @@ def test_adapters_train_beside_frozen_layers_and_merge_into_them(dtype: torch.dt
     prior = tiny_prior().to(dtype).requires_grad_(False)
     names, inputs = list(prior.state_dict()), drawn(prior)
     before = prior.velocity(*inputs)
-    parameters = lora.inject(prior, rank=2, alpha=4.0)
+    parameters = lora.inject(prior, LORA_TARGETS, rank=2, alpha=4.0)
     assert len(parameters) == 2 * 10 * prior.config.layers
     assert {name for name, each in prior.named_parameters() if each.requires_grad} == set(parameters)
     assert torch.equal(prior.velocity(*inputs), before)

@@ -84,4 +84,4 @@ def test_without_it_installed_its_name_is_unknown(site: Path, tmp_path: Path) ->
     done = srum("run", "toy.yaml", site=tmp_path, cwd=tmp_path, env={"SRUM_PLUGINS_BLOCK": ""})
     assert done.returncode == 2
     assert "toy" in done.stderr
-    assert "Known: bagel, shapes." in done.stderr
+    assert "Known: bagel, blip3o, shapes." in done.stderr

@@ -13,17 +13,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from srum_bagel import lora
 from srum_bagel.autoencoder import KLAutoencoder, PixelAutoencoder, patchify, to_uint8, unpatchify
 from srum_bagel.checkpoint import WEIGHTS, read_config, save_model
 from srum_bagel.config import BagelConfig
 from srum_bagel.images import AsTheyAre, Preparation
 from srum_bagel.model import Bagel
 from srum_bagel.mot import Cache
-from srum_bagel.options import Sampling, Thinking, Training
+from srum_bagel.options import LORA_TARGETS, Sampling, Thinking, Training
 from srum_bagel.packing import Piece, PieceKind
 from srum_bagel.sampler import sample, shifted
 from srum_bagel.understanding import greedy, write
+from srum_plugins import lora
 from srum_plugins.contracts import (
     GREEDY,
     Answer,
@@ -437,7 +437,7 @@ class BagelAdapter(ModelAdapter):
         model.trains_reading = training.scope == "all"
         model.language_model.model.checkpointing = training.checkpointing
         if training.lora_rank:
-            return lora.inject(model, training.lora_rank, training.lora_alpha, training.scope)
+            return lora.inject(model, LORA_TARGETS[training.scope], training.lora_rank, training.lora_alpha)
         generation = training.scope == "generation"
         parameters = model.generation_parameters() if generation else model.drawing_parameters()
         if base:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from srum_bagel.autoencoder import to_pixels
 from srum_plugins.errors import ContractError
+from srum_plugins.pixels import on_white
 
 MOST_PIXELS = 14 * 14 * 9 * 1024
 """The default bound on an image's area, in pixels."""
@@ -97,18 +98,6 @@ class Resized:
         image, rule = on_white(image), self.autoencoder
         drawable = all(side % rule.stride == 0 and side <= rule.longest for side in image.size)
         return pixels([image if drawable else rule.resize(image)])
-
-
-def on_white(image: Image.Image) -> Image.Image:
-    """RGB; what is transparent becomes white."""
-    if image.mode == "RGB":
-        return image
-    if "A" not in image.getbands() and "transparency" not in image.info:
-        return image.convert("RGB")
-    layered = image.convert("RGBA")
-    white = Image.new("RGB", layered.size, "white")
-    white.paste(layered, mask=layered.getchannel("A"))
-    return white
 
 
 def pixels(images: Sequence[Image.Image]) -> Tensor:

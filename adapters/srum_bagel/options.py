@@ -65,6 +65,12 @@ class Thinking(Sampling):
 
 Scope = Literal["generation", "all"]
 
+LORA_TARGETS: dict[Scope, str] = {
+    "generation": r".*\.(q|k|v|o)_proj_moe_gen|.*\.mlp_moe_gen\.(gate|up|down)_proj",
+    "all": r"language_model\.model\.layers\..*_proj(_moe_gen)?",
+}
+"""The layers of a scope: projections and feed-forward of the generation expert, or of both."""
+
 PRESETS: dict[str, dict[str, Any]] = {
     "text-to-image": {},
     "edit": {"image_guidance": 2.0, "interval": (0.0, 1.0), "renorm": "text_channel"},

@@ -11,14 +11,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from srum_blip3o import flow, lora
+from srum_blip3o import flow
 from srum_blip3o.decoder import PixelDecoder
 from srum_blip3o.eva import EvaTower, as_tokens
-from srum_blip3o.options import Sampling, Training
+from srum_blip3o.options import LORA_TARGETS, Sampling, Training
 from srum_blip3o.prior import TIMESTEPS, Prior
 from srum_blip3o.prior_weights import load_prior
 from srum_blip3o.qwen import Qwen
 from srum_blip3o.understanding import Understanding
+from srum_plugins import lora
 from srum_plugins.contracts import (
     GREEDY,
     Answer,
@@ -240,7 +241,7 @@ class Blip3oAdapter(ModelAdapter):
         self.training = training
         self.prior.checkpointing = training.checkpointing
         if training.lora_rank:
-            return lora.inject(self.prior, training.lora_rank, training.lora_alpha)
+            return lora.inject(self.prior, LORA_TARGETS, training.lora_rank, training.lora_alpha)
         parameters = self.prior.prior_parameters(queries=training.scope == "prior+queries")
         if base:
             self._base = {name: parameter.detach().clone() for name, parameter in parameters.items()}

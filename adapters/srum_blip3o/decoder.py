@@ -16,7 +16,7 @@ from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionMode
 from torch import Tensor, nn
 
 from srum_plugins.errors import CheckpointError, ContractError
-from srum_plugins.weights import PICKLES, SHOWN, load_weights
+from srum_plugins.weights import absent, load_weights, named_files
 
 GUIDANCE = 3.0
 STEPS = 50
@@ -280,32 +280,9 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
     """
     for name in WEIGHTS:
         stem, _, variant = name.partition(".")
-        index = folder / ".".join(filter(None, [stem, "safetensors.index", variant, "json"]))
-        if (single := folder / f"{name}.safetensors").is_file():
-            return (single,)
-        if index.is_file():
-            return _shards(index)
-    wanted = " or ".join(f"{name}.safetensors" for name in WEIGHTS)
-    pickled = sorted(file.name for file in folder.glob("*") if file.suffix in PICKLES)
-    if pickled:
-        raise CheckpointError(
-            f"{folder} holds no {wanted}, but {', '.join(pickled[:SHOWN])}: pickles are not read, because loading one "
-            "runs whatever code is in it; convert the weights to safetensors first"
-        )
-    raise CheckpointError(f"{folder} holds no {wanted}")
-
-
-def _shards(index: Path) -> tuple[Path, ...]:
-    try:
-        shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise CheckpointError(f"{index} is no index of shards: {error!r}") from error
-    missing = [shard for shard in shards if not (index.parent / shard).is_file()]
-    if missing:
-        raise CheckpointError(
-            f"{index} names {len(shards)} shards, of which {len(missing)} are missing: {', '.join(missing[:SHOWN])}"
-        )
-    return tuple(index.parent / shard for shard in shards)
+        if files := named_files(folder, name, ".".join(filter(None, [stem, "safetensors.index", variant, "json"]))):
+            return files
+    raise absent(folder, WEIGHTS)
 
 
 def current_name(name: str) -> str:

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from srum_plugins.errors import CheckpointError, ContractError
+from srum_plugins.pixels import on_white
 from srum_plugins.weights import PICKLES, opened, refuse_misfits, shapes
 
 GRID = 8
@@ -175,7 +176,7 @@ def preprocess(images: Sequence[Image.Image], size: int = EvaConfig.image) -> Te
     """
     if not images:
         raise ContractError("there is no image to prepare for the EVA tower")
-    squares = np.stack([np.asarray(_square(_on_white(image), size)) for image in images])
+    squares = np.stack([np.asarray(_square(on_white(image), size)) for image in images])
     unit = torch.from_numpy(squares).permute(0, 3, 1, 2).float() / 255
     return (unit - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
 
@@ -187,17 +188,6 @@ def _square(image: Image.Image, size: int) -> Image.Image:
         image = image.resize((width, height), Image.Resampling.BICUBIC)
     left, top = round((width - size) / 2), round((height - size) / 2)
     return image.crop((left, top, left + size, top + size))
-
-
-def _on_white(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB":
-        return image
-    if "A" not in image.getbands() and "transparency" not in image.info:
-        return image.convert("RGB")
-    layered = image.convert("RGBA")
-    white = Image.new("RGB", layered.size, "white")
-    white.paste(layered, mask=layered.getchannel("A"))
-    return white
 
 
 def load_tower(

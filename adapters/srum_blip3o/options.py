@@ -9,6 +9,9 @@ from typing import Literal
 
 Scope = Literal["prior", "prior+queries"]
 
+LORA_TARGETS = r"dit\.layers\.\d+\.(attn[12]\.to_[qkv]|attn2\.to_out\.0|feed_forward\.linear_[123])"
+"""Of the prior: the projections of both attentions, which share one for their output, and the feed-forward."""
+
 
 @dataclass(frozen=True)
 class AdapterOptions:

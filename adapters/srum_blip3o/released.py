@@ -12,7 +12,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from srum_blip3o.adapter import Blip3oAdapter
-from srum_blip3o.attention import attention_heads, use_kernel
+from srum_blip3o.attention import attention_heads
 from srum_blip3o.decoder import load_decoder
 from srum_blip3o.eva import EvaConfig, EvaTower, load_tower
 from srum_blip3o.options import AdapterOptions
@@ -40,13 +40,11 @@ def build(options: AdapterOptions, device: str, attention: Attention | None = No
     files = weight_files(folder, "model")
     stored = shapes(files)
     config = prior_config(stored, folder)
-    qwen = load_qwen(folder, place, kind)
+    qwen = load_qwen(folder, place, kind, kernel=attention)
     if qwen.width != config.condition:
         raise CheckpointError(
             f"{folder}: the prior is conditioned on {config.condition} numbers, and the language model has {qwen.width}"
         )
-    if attention is not None:
-        use_kernel(qwen.model, attention)
     with torch.device("meta"):
         prior = Prior(config, attention)
     load_prior(prior, files, place, kind)

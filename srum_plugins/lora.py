@@ -1,4 +1,4 @@
-"""Low-rank adapters on the experts' linear layers, by peft."""
+"""Low-rank adapters on linear layers, by peft."""
 
 from __future__ import annotations
 
@@ -9,22 +9,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from srum_bagel.model import Bagel
-from srum_bagel.options import Scope
 
-TARGETS: dict[Scope, str] = {
-    "generation": r".*\.(q|k|v|o)_proj_moe_gen|.*\.mlp_moe_gen\.(gate|up|down)_proj",
-    "all": r"language_model\.model\.layers\..*_proj(_moe_gen)?",
-}
-"""The layers of a scope: projections and feed-forward of the generation expert, or of both."""
-
-
-def inject(model: Bagel, rank: int, alpha: float, scope: Scope) -> dict[str, nn.Parameter]:
-    """Put adapters of this rank, scaled by alpha / rank, beside the layers of a frozen model; they begin as nothing.
-    Returns their parameters by name, in float32 whatever the model's dtype."""
+def inject(model: nn.Module, targets: str, rank: int, alpha: float) -> dict[str, nn.Parameter]:
+    """Put adapters of this rank, scaled by alpha / rank, beside the layers of a frozen model whose whole names match
+    the expression ``targets``; they begin as nothing. Returns their parameters by name, in float32 whatever the model's
+    dtype."""
     from peft import LoraConfig, inject_adapter_in_model
 
-    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules=TARGETS[scope]), model)
+    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets), model)
     parameters = {name: parameter for name, parameter in model.named_parameters() if ".lora_" in name}
     for parameter in parameters.values():
         parameter.data = parameter.data.float()
@@ -32,7 +24,7 @@ def inject(model: Bagel, rank: int, alpha: float, scope: Scope) -> dict[str, nn.
 
 
 @contextmanager
-def without(model: Bagel) -> Iterator[None]:
+def without(model: nn.Module) -> Iterator[None]:
     """The model without its adapters, which is what they were put on."""
     layers = list(_layers(model).values())
     for layer in layers:
@@ -45,7 +37,7 @@ def without(model: Bagel) -> Iterator[None]:
 
 
 @torch.no_grad()
-def merge(model: Bagel) -> None:
+def merge(model: nn.Module) -> None:
     """Add the adapters to the weights beside them and take them away: the names are those of the model again. In
     bfloat16 what they add is rounded to what its weights can hold."""
     for name, layer in _layers(model).items():
@@ -53,7 +45,7 @@ def merge(model: Bagel) -> None:
         model.set_submodule(name, layer.get_base_layer())
 
 
-def _layers(model: Bagel) -> dict[str, Any]:
+def _layers(model: nn.Module) -> dict[str, Any]:
     from peft.tuners.lora import LoraLayer
 
     return {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
