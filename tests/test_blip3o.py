@@ -20,6 +20,7 @@ from srum_blip3o.adapter import Blip3oAdapter, FeaturePrediction
 from srum_blip3o.options import AdapterOptions, Sampling, Scope, Training
 from srum_blip3o.plugin import srum_model_adapters
 from srum_blip3o.prior_weights import PARTS, own_name
+from srum_blip3o.qwen import Qwen
 from srum_blip3o.released import build
 
 from srum_plugins.attention.contract import Attention, Heads, Segments
@@ -191,20 +192,42 @@ def test_training_moves_what_it_says_and_leaves_the_base_and_the_qwen(
         assert ("latent_queries" in moved) == (scope == "prior+queries")
 
 
-def test_the_prompt_is_read_once_while_the_queries_stay(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, read = adapter(folder), []
-    condition = type(model.qwen).condition
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many prompts the language model reads in each call from now on, of adapters made from now on."""
+    counted: list[int] = []
+    condition = Qwen.condition
 
-    def counted(self: Any, texts: Any, queries: Any) -> Any:
-        read.append(len(texts))
+    def counting(self: Qwen, texts: Any, queries: Any) -> Any:
+        counted.append(len(texts))
         return condition(self, texts, queries)
 
-    monkeypatch.setattr(type(model.qwen), "condition", counted)
+    monkeypatch.setattr(Qwen, "condition", counting)
+    return counted
+
+
+def test_the_prompt_is_read_once_while_the_queries_stay(folder: Path, read: list[int]) -> None:
+    model = adapter(folder)
     train_a_little(model, model.start_training(Training(), base=False))
     assert read == [2]
     model = adapter(folder)
     train_a_little(model, model.start_training(Training("prior+queries"), base=False))
     assert read == [2, 2, 2]
+
+
+def test_conditions_are_kept_for_later_runs(folder: Path, tmp_path: Path, read: list[int]) -> None:
+    place = str(tmp_path / "kept")
+    drawn = stack(adapter(folder, conditions=place).generate(requests(0, 1, 3), SAMPLING))
+    assert read == [2] and len(list((tmp_path / "kept").glob("*.safetensors"))) == 2  # of two prompts
+    second = adapter(folder, conditions=place)
+    assert np.array_equal(stack(second.generate(requests(0, 1, 3), SAMPLING)), drawn) and read == [2]
+    # Other queries read otherwise.
+    with torch.no_grad():
+        second.prior.latent_queries += 1.0
+    assert not np.array_equal(stack(second.generate(requests(0, 1, 3), SAMPLING)), drawn) and read == [2, 2]
+    # So does a model in another dtype.
+    build(AdapterOptions(str(folder), conditions=place), "cpu").generate(requests(0), SAMPLING)
+    assert read == [2, 2, 1]
 
 
 def test_a_base_that_was_not_kept_is_no_base(folder: Path) -> None:
@@ -272,6 +295,7 @@ def test_a_folder_of_something_else_is_refused(folder: Path, tmp_path: Path) -> 
 def test_without_a_tower_only_encoding_is_missing(folder: Path, tmp_path: Path) -> None:
     write_blip3o(tmp_path, tower=False)
     without, image = adapter(tmp_path), Image.new("RGB", (32, 32), "red")
+    assert "tower" not in vars(adapter(folder))  # it is loaded when it is asked for
     with pytest.raises(CheckpointError, match=r"holds no EVA tower.*adapter\.tower.*train\.latents=kept"):
         without.encode([image])
     file = tmp_path / "tower.safetensors"

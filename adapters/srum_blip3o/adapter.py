@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from srum_blip3o import flow
+from srum_blip3o.conditions import Conditions
 from srum_blip3o.decoder import PixelDecoder
 from srum_blip3o.eva import EvaTower, as_tokens
 from srum_blip3o.options import LORA_TARGETS, Sampling, Training
@@ -63,7 +65,8 @@ class FeaturePrediction:
 
 
 class Blip3oAdapter(ModelAdapter):
-    """Qwen, prior and pixel decoder, and the EVA tower if there is one. Latents are EVA features (C, g, g): those that
+    """Qwen, prior and pixel decoder; the EVA tower, of four billion weights, is loaded when an image is to be encoded,
+    if there is one. Latents are EVA features (C, g, g): those that
     the prior drew are kept with an image, because it is only their rendering."""
 
     def __init__(
@@ -71,16 +74,17 @@ class Blip3oAdapter(ModelAdapter):
         qwen: Qwen,
         prior: Prior,
         decoder: PixelDecoder,
-        tower: EvaTower | None,
+        conditions: Conditions,
+        tower: Callable[[], EvaTower] | None,
         write: Callable[[Prior, Path], None],
         answer_tokens: int,
     ) -> None:
-        self.qwen, self.prior, self.decoder, self.tower = qwen, prior.requires_grad_(False), decoder, tower
+        self.qwen, self.prior, self.decoder = qwen, prior.requires_grad_(False), decoder
+        self._conditions, self._load_tower = conditions, tower
         self.understanding = Understanding(qwen, answer_tokens)
         self.training = Training()
         self._write = write
         self._base: dict[str, Tensor] = {}
-        self._conditions: dict[str, Tensor] = {}
         self._nothing: dict[tuple[int, float], Tensor] = {}
 
     @property
@@ -146,20 +150,24 @@ class Blip3oAdapter(ModelAdapter):
         return self._nothing[key]
 
     def _condition(self, texts: Sequence[str]) -> Tensor:
-        """Conditions (B, Q, H) of captions. Each is computed once, as long as the queries stay."""
+        """Conditions (B, Q, H) of captions: with a graph if training moves the queries, else each computed once."""
         if self.prior.latent_queries.requires_grad and torch.is_grad_enabled():
             return self.qwen.condition(texts, self.prior.latent_queries)
-        missing = [text for text in dict.fromkeys(texts) if text not in self._conditions]
-        if missing:
-            with torch.no_grad():
-                found = self.qwen.condition(missing, self.prior.latent_queries)
-            self._conditions |= dict(zip(missing, found, strict=True))
-        return torch.stack([self._conditions[text] for text in texts])
+        return self._conditions.of(texts, self.prior.latent_queries)
 
-    def _forget(self) -> None:
-        """What was computed with weights that are no longer there."""
-        self._conditions.clear()
-        self._nothing.clear()
+    @cached_property
+    def tower(self) -> EvaTower:
+        """The EVA tower.
+
+        Raises:
+            CheckpointError: there is none.
+        """
+        if self._load_tower is None:
+            raise CheckpointError(
+                "the checkpoint holds no EVA tower, which encoding images needs: give adapter.tower, a safetensors "
+                "file of it, or train on the features that were drawn (train.latents=kept)"
+            )
+        return self._load_tower()
 
     # --- understanding --------------------------------------------------------------------------------------
     def answer(self, questions: Sequence[Question], decoding: Decoding = GREEDY) -> list[Answer]:
@@ -188,11 +196,6 @@ class Blip3oAdapter(ModelAdapter):
         Raises:
             CheckpointError: there is no tower.
         """
-        if self.tower is None:
-            raise CheckpointError(
-                "the checkpoint holds no EVA tower, which encoding images needs: give adapter.tower, a safetensors "
-                "file of it, or train on the features that were drawn (train.latents=kept)"
-            )
         parts = [images[start : start + IMAGES_PER_CALL] for start in range(0, len(images), IMAGES_PER_CALL)]
         return torch.cat([self.tower.encode(part, self.prior.config.grid) for part in parts])
 
@@ -231,7 +234,7 @@ class Blip3oAdapter(ModelAdapter):
         if (queries := self._base.get("latent_queries")) is None:
             condition = self._condition(texts)
         else:
-            condition = self.qwen.condition(texts, queries)
+            condition = self._conditions.of(texts, queries)
         found = torch.func.functional_call(self.prior, self._base, (noisy, time, _dropped(condition, drop)))
         return found
 
@@ -259,7 +262,7 @@ class Blip3oAdapter(ModelAdapter):
     def load_trained(self, folder: Path) -> None:
         """See :meth:`ModelAdapter.load_trained`."""
         load_prior(self.prior, weight_files(folder, "model"), self.device)
-        self._forget()
+        self._nothing.clear()
 
     def understanding_digest(self) -> str:
         """sha256 over every weight of the Qwen, in order of name."""

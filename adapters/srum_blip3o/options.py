@@ -19,12 +19,14 @@ class AdapterOptions:
 
     ``checkpoint`` is a folder, or a hub id with ``revision``, the commit that it is pinned to. ``tower`` is a
     safetensors file of the EVA tower, for checkpoints that hold none; only ``train.latents=encoded`` asks for it.
-    ``answer_tokens`` bounds open answers.
+    ``conditions`` is a folder that keeps what the language model makes of prompts, for other runs with the same
+    checkpoint; null keeps it in memory only. ``answer_tokens`` bounds open answers.
     """
 
     checkpoint: str
     revision: str | None = None
     tower: str | None = None
+    conditions: str | None = None
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     answer_tokens: int = 512
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from srum_blip3o.adapter import Blip3oAdapter
 from srum_blip3o.attention import attention_heads
+from srum_blip3o.conditions import Conditions
 from srum_blip3o.decoder import load_decoder
 from srum_blip3o.eva import EvaConfig, EvaTower, load_tower
 from srum_blip3o.options import AdapterOptions
@@ -21,7 +22,7 @@ from srum_blip3o.prior_weights import DIT, QUERIES, load_prior, own_name, releas
 from srum_blip3o.qwen import load_qwen
 from srum_plugins.attention.contract import Attention, Heads
 from srum_plugins.errors import CheckpointError
-from srum_plugins.hub import local_folder
+from srum_plugins.hub import folder_identity, local_folder
 from srum_plugins.weights import Shapes, save_weights, shapes, weight_files
 
 DECODER = "diffusion-decoder"
@@ -49,9 +50,17 @@ def build(options: AdapterOptions, device: str, attention: Attention | None = No
         prior = Prior(config, attention)
     load_prior(prior, files, place, kind)
     decoder = load_decoder(folder / DECODER, config.channels, place, kind)
-    tower = _tower(options, files, stored, place, kind)
-    write = partial(write_release, folder)
-    return Blip3oAdapter(qwen, prior.eval(), decoder, tower, write, options.answer_tokens)
+    identity = f"{folder_identity(options.checkpoint, options.revision)} {dtype}"
+    keep = None if options.conditions is None else Path(options.conditions).expanduser()
+    return Blip3oAdapter(
+        qwen,
+        prior.eval(),
+        decoder,
+        Conditions(qwen.condition, identity, keep),
+        _tower(options, files, stored, place, kind),
+        partial(write_release, folder),
+        options.answer_tokens,
+    )
 
 
 def heads(options: AdapterOptions) -> tuple[Heads, ...]:
@@ -91,13 +100,13 @@ def prior_config(stored: Shapes, folder: Path) -> PriorConfig:
 
 def _tower(
     options: AdapterOptions, files: Sequence[Path], stored: Shapes, device: torch.device, dtype: torch.dtype
-) -> EvaTower | None:
-    """The EVA tower of its own file, or of the checkpoint if that holds one."""
+) -> Callable[[], EvaTower] | None:
+    """What loads the EVA tower: of its own file, or of the checkpoint if that holds one."""
     if options.tower is not None:
-        file = Path(options.tower).expanduser()
-        return load_tower([file], device, dtype, tower_config(shapes([file])))
+        own = [Path(options.tower).expanduser()]
+        return partial(load_tower, own, device, dtype, tower_config(shapes(own)))
     if any(name.startswith(TOWER) for name in stored):
-        return load_tower(files, device, dtype, tower_config(stored))
+        return partial(load_tower, files, device, dtype, tower_config(stored))
     return None
 
 
