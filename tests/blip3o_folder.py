@@ -3,6 +3,7 @@ pixel decoder."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,8 @@ def write_blip3o(folder: Path, seed: int = 0, tower: bool = True, side: int = 4)
     """Write the folder; ``tower`` says whether the checkpoint holds the EVA tower, as only some do. Images have 8 *
     ``side`` pixels a side."""
     qwen = write_qwen(folder, seed)
+    file = folder / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "gen_hidden_size": CHANNELS}))
     torch.manual_seed(seed)
     prior = Prior(PriorConfig(qwen.hidden, CHANNELS, layers=2, heads=2, queries=QUERIES)).eval()
     with torch.no_grad():

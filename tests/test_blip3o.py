@@ -209,25 +209,80 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_the_prompt_is_read_once_while_the_queries_stay(folder: Path, read: list[int]) -> None:
     model = adapter(folder)
     train_a_little(model, model.start_training(Training(), base=False))
-    assert read == [2]
+    assert read == [1, 1]
     model = adapter(folder)
     train_a_little(model, model.start_training(Training("prior+queries"), base=False))
-    assert read == [2, 2, 2]
+    assert read == [1, 1, 2, 2]
 
 
-def test_conditions_are_kept_for_later_runs(folder: Path, tmp_path: Path, read: list[int]) -> None:
-    place = str(tmp_path / "kept")
-    drawn = stack(adapter(folder, conditions=place).generate(requests(0, 1, 3), SAMPLING))
-    assert read == [2] and len(list((tmp_path / "kept").glob("*.safetensors"))) == 2  # of two prompts
-    second = adapter(folder, conditions=place)
-    assert np.array_equal(stack(second.generate(requests(0, 1, 3), SAMPLING)), drawn) and read == [2]
+def test_a_prompt_reads_the_same_whatever_it_was_first_asked_with(folder: Path) -> None:
+    """Else a resumed run would not be the same to the bit."""
+    first, second = adapter(folder), adapter(folder)
+    first.generate(requests(0, 1), SAMPLING)
+    images = [one.generate(requests(3, 2), SAMPLING) for one in (first, second)]  # the prompt of 3 is that of 0
+    assert all(torch.equal(one.latents, other.latents) for one, other in zip(*images, strict=True))
+
+
+def test_conditions_are_kept_for_later_runs(
+    folder: Path, tmp_path: Path, read: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SRUM_CACHE", str(tmp_path / "kept"))
+    drawn = stack(adapter(folder).generate(requests(0, 1, 3), SAMPLING))
+    files = list((tmp_path / "kept").glob("*.safetensors"))
+    assert read == [1, 1] and len(files) == 2  # of two prompts
+    second = adapter(folder)
+    assert np.array_equal(stack(second.generate(requests(0, 1, 3), SAMPLING)), drawn) and read == [1, 1]
     # Other queries read otherwise.
     with torch.no_grad():
         second.prior.latent_queries += 1.0
-    assert not np.array_equal(stack(second.generate(requests(0, 1, 3), SAMPLING)), drawn) and read == [2, 2]
+    assert not np.array_equal(stack(second.generate(requests(0, 1, 3), SAMPLING)), drawn) and read == [1] * 4
     # So does a model in another dtype.
-    build(AdapterOptions(str(folder), conditions=place), "cpu").generate(requests(0), SAMPLING)
-    assert read == [2, 2, 1]
+    build(AdapterOptions(str(folder)), "cpu").generate(requests(0), SAMPLING)
+    assert read == [1] * 5
+    # What is damaged is written anew.
+    for file in files:
+        file.write_bytes(b"half")
+    assert np.array_equal(stack(adapter(folder).generate(requests(0, 1, 3), SAMPLING)), drawn) and read == [1] * 7
+
+
+def test_what_is_guided_away_from_follows_the_weights(folder: Path) -> None:
+    model, fresh = adapter(folder), adapter(folder)
+    model.generate(requests(0), SAMPLING)
+    train_a_little(model, model.start_training(Training(), base=False))
+    fresh.prior.load_state_dict(model.prior.state_dict())
+    assert np.array_equal(stack(model.generate(requests(0), SAMPLING)), stack(fresh.generate(requests(0), SAMPLING)))
+
+
+def test_what_did_not_move_is_saved_as_it_was_stored(folder: Path, tmp_path: Path) -> None:
+    """In a wider dtype than it is held in."""
+    write_blip3o(tmp_path / "wide")
+    shard = tmp_path / "wide" / "model-00003-of-00004.safetensors"
+    wide = {name: tensor.float() + 1e-6 for name, tensor in load_file(shard).items()}
+    save_file(wide, shard)
+    model = build(AdapterOptions(str(tmp_path / "wide")), "cpu")
+    train_a_little(model, model.start_training(Training(), base=False))
+    model.save(tmp_path / "saved")
+    saved = load_file(tmp_path / "saved" / shard.name)
+    assert torch.equal(saved["model.latent_queries"], wide["model.latent_queries"])
+    assert not torch.equal(
+        saved["model.dit.model.norm_out.linear_1.bias"], wide["model.dit.model.norm_out.linear_1.bias"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("n_query", 5, "n_query makes 5, the prior 4"),
+        ("gen_hidden_size", 7, "makes 7, the prior 16"),
+        ("gen_pooling", "early_pool2d_2", "gen_pooling makes 16, the prior 8"),
+    ],
+)
+def test_a_config_of_other_weights_is_refused(tmp_path: Path, field: str, value: Any, words: str) -> None:
+    write_blip3o(tmp_path, tower=False)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), field: value}))
+    with pytest.raises(CheckpointError, match=f"does not fit the weights: {words}|{words}"):
+        adapter(tmp_path)
 
 
 def test_a_base_that_was_not_kept_is_no_base(folder: Path) -> None:
@@ -305,6 +360,17 @@ def test_without_a_tower_only_encoding_is_missing(folder: Path, tmp_path: Path) 
     given = adapter(tmp_path, tower=str(tmp_path.parent / "tower.safetensors"))
     assert torch.equal(given.encode([image]), adapter(folder).encode([image]))
     assert given.encode([image] * 9).shape == (9, 16, 8, 8)
+    given.start_training(Training(), base=False)
+    assert "tower" not in vars(given)
+    pickled = tmp_path.parent / "pytorch_model.bin"
+    pickled.write_bytes(b"\x80\x04")
+    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin: pickles are not read"):
+        adapter(tmp_path, tower=str(pickled))
+    damaged = dict(load_file(tmp_path.parent / "tower.safetensors"))
+    del damaged["blocks.0.norm1.bias"]
+    save_file(damaged, tmp_path.parent / "damaged.safetensors")
+    with pytest.raises(CheckpointError, match=r"1 problems.*blocks.0.norm1.bias is missing"):
+        adapter(tmp_path, tower=str(tmp_path.parent / "damaged.safetensors"))
 
 
 # --- the framework ----------------------------------------------------------------------------------------------------

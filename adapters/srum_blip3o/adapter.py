@@ -141,13 +141,16 @@ class Blip3oAdapter(ModelAdapter):
         return torch.stack([torch.randn(shape, generator=one) for one in generators]).to(self.device)
 
     def _away(self, sampling: Sampling) -> Tensor:
-        """The features (1, C, g, g) of nothing, drawn once from a seed of their own."""
+        """The features (1, C, g, g) of nothing, by a seed of their own: drawn once, unless weights are in training."""
         key = (sampling.prior_steps, sampling.prior_guidance)
-        if key not in self._nothing:
-            noise = self._noise([torch.Generator().manual_seed(NOTHING_SEED)])
-            condition = self.qwen.bare_condition([NOTHING], self.prior.latent_queries)
-            self._nothing[key] = flow.sample(self.prior, condition, noise, *key)
-        return self._nothing[key]
+        if key in self._nothing:
+            return self._nothing[key]
+        noise = self._noise([torch.Generator().manual_seed(NOTHING_SEED)])
+        condition = self.qwen.bare_condition([NOTHING], self.prior.latent_queries)
+        features = flow.sample(self.prior, condition, noise, *key)
+        if not any(parameter.requires_grad for parameter in self.prior.parameters()):
+            self._nothing[key] = features
+        return features
 
     def _condition(self, texts: Sequence[str]) -> Tensor:
         """Conditions (B, Q, H) of captions: with a graph if training moves the queries, else each computed once."""
@@ -242,6 +245,8 @@ class Blip3oAdapter(ModelAdapter):
         """See :meth:`ModelAdapter.start_training`. With low-rank adapters the base is the prior without them; else it
         is a copy of what moves, held only if ``base`` asks for it."""
         self.training = training
+        self._nothing.clear()
+        vars(self).pop("tower", None)  # its work is done
         self.prior.checkpointing = training.checkpointing
         if training.lora_rank:
             return lora.inject(self.prior, LORA_TARGETS, training.lora_rank, training.lora_alpha)

@@ -148,10 +148,24 @@ class WindowAttention(nn.Module):
         parts = self.qkv(hidden_states).unflatten(1, (3, self.num_heads, -1))
         q, k, v = parts.unbind(1)
         q, k = apply_rotary_pos_emb_vision(q, k, *position_embeddings)
-        lengths = cu_seqlens.diff().tolist()
-        out = self.kernel.attend(q, k, v, Segments.of(lengths, lengths, False, hidden_states.device))
+        out = self.kernel.attend(q, k, v, _windows(cu_seqlens))
         projected: Tensor = self.proj(out.flatten(1))
         return projected
+
+
+_latest: list[tuple[Tensor, Segments]] = []
+"""Of the starts of windows that were asked for last: transformers gives the same two tensors to all layers."""
+
+
+def _windows(starts: Tensor) -> Segments:
+    """Segments of windows that begin at ``starts`` (W + 1,); the same ones for the same tensor."""
+    for known, segments in _latest:
+        if known is starts:
+            return segments
+    lengths = starts.diff().tolist()
+    segments = Segments.of(lengths, lengths, False, starts.device)
+    _latest[:] = [(starts, segments), *_latest[:1]]
+    return segments
 
 
 def _places(mask: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from srum_plugins.errors import CheckpointError, ContractError
 from srum_plugins.pixels import on_white
-from srum_plugins.weights import PICKLES, opened, refuse_misfits, shapes
+from srum_plugins.weights import PICKLES, Shapes, opened, refuse_misfits, shapes
 
 GRID = 8
 """Side of the pooled grid, in cells (``gen_pooling`` = ``early_pool2d_4`` of 32 patches)."""
@@ -190,16 +190,43 @@ def _square(image: Image.Image, size: int) -> Image.Image:
     return image.crop((left, top, left + size, top + size))
 
 
-def load_tower(
-    files: Sequence[Path], device: torch.device, dtype: torch.dtype, config: EvaConfig | None = None
-) -> EvaTower:
-    """The frozen tower from safetensors files: one of its own, or the shards of a checkpoint that holds it under
+@dataclass(frozen=True)
+class StoredTower:
+    """A tower in files of which only the headers were read: it fits, and is behind ``prefix``."""
+
+    files: tuple[Path, ...]
+    prefix: str
+    config: EvaConfig
+
+    def load(self, device: torch.device, dtype: torch.dtype) -> EvaTower:
+        """The frozen tower.
+
+        Raises:
+            CheckpointError: a file turns out damaged.
+        """
+        with torch.device("meta"):
+            tower = EvaTower(self.config)
+        wanted = tower.state_dict()
+        loaded: dict[str, Tensor] = {}
+        for file in self.files:
+            with opened(file) as handle:
+                for name in list(handle.keys()):
+                    own = name.removeprefix(self.prefix)
+                    if name.startswith(self.prefix) and own in wanted:
+                        # A copy, because what safetensors gives on the CPU is a window on the file.
+                        loaded[own] = handle.get_tensor(name).to(device, dtype, copy=True)
+        tower.load_state_dict(loaded, assign=True)
+        return tower.eval().requires_grad_(False)
+
+
+def find_tower(files: Sequence[Path], config: EvaConfig | None = None) -> StoredTower:
+    """The tower in safetensors files: one of its own, or the shards of a checkpoint that holds it under
     ``model.gen_vision_tower.vision_tower.model.`` or any other prefix (blip3o.md 1.4). The prefix is found by the name
-    ``cls_token``, and what does not begin with it is left alone.
+    ``cls_token``, and what does not begin with it is left alone. ``config`` None takes the dimensions from the shapes.
 
     Raises:
         CheckpointError: a file is pickled or unreadable, there is no tower or more than one, or a weight is missing,
-            unexpected or of another shape; then nothing was loaded.
+            unexpected or of another shape.
     """
     pickled = [file.name for file in files if file.suffix in PICKLES]
     if pickled:
@@ -221,16 +248,30 @@ def load_tower(
         for name, shape in stored.items()
         if name.startswith(prefix) and not name.removeprefix(prefix).startswith(UNUSED)
     }
+    config = config or _dimensions(found, source)
     with torch.device("meta"):
-        tower = EvaTower(config or EvaConfig())
+        tower = EvaTower(config)
     refuse_misfits(found, {name: tuple(tensor.shape) for name, tensor in tower.state_dict().items()}, source)
-    loaded: dict[str, Tensor] = {}
-    for file in files:
-        with opened(file) as handle:
-            for name in list(handle.keys()):
-                own = name.removeprefix(prefix)
-                if name.startswith(prefix) and own in found:
-                    # A copy, because what safetensors gives on the CPU is a window on the file.
-                    loaded[own] = handle.get_tensor(name).to(device, dtype, copy=True)
-    tower.load_state_dict(loaded, assign=True)
-    return tower.eval().requires_grad_(False)
+    return StoredTower(tuple(files), prefix, config)
+
+
+def load_tower(
+    files: Sequence[Path], device: torch.device, dtype: torch.dtype, config: EvaConfig | None = None
+) -> EvaTower:
+    """The frozen tower of files, of the released dimensions if no others are given.
+
+    Raises:
+        CheckpointError: see :func:`find_tower`; then nothing was loaded.
+    """
+    return find_tower(files, config or EvaConfig()).load(device, dtype)
+
+
+def _dimensions(found: Shapes, source: object) -> EvaConfig:
+    """The dimensions that shapes tell; the number of heads shows in none and is the release's."""
+    needed = ("patch_embed.proj.weight", "pos_embed", "blocks.0.mlp.fc1.weight")
+    if missing := [name for name in needed if name not in found]:
+        raise CheckpointError(f"{source} holds no whole EVA tower: {', '.join(missing)} is missing")
+    width, _, patch, _ = found[needed[0]]
+    side = round((found[needed[1]][1] - 1) ** 0.5)
+    depth = len({name.split(".")[1] for name in found if name.startswith("blocks.")})
+    return EvaConfig(image=side * patch, patch=patch, width=width, depth=depth, mlp=found[needed[2]][0])

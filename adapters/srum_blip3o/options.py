@@ -19,14 +19,12 @@ class AdapterOptions:
 
     ``checkpoint`` is a folder, or a hub id with ``revision``, the commit that it is pinned to. ``tower`` is a
     safetensors file of the EVA tower, for checkpoints that hold none; only ``train.latents=encoded`` asks for it.
-    ``conditions`` is a folder that keeps what the language model makes of prompts, for other runs with the same
-    checkpoint; null keeps it in memory only. ``answer_tokens`` bounds open answers.
+    ``answer_tokens`` bounds open answers.
     """
 
     checkpoint: str
     revision: str | None = None
     tower: str | None = None
-    conditions: str | None = None
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     answer_tokens: int = 512
 
@@ -65,7 +63,7 @@ class Training:
     ``scope`` is the prior, or also the queries that read the prompt (``prior+queries``); without them a prompt is read
     once for the whole training. With ``lora_rank`` above 0 the weights stay, and low-rank adapters of that rank beside
     the prior's layers, scaled by ``lora_alpha`` / ``lora_rank``, are trained in float32. With ``checkpointing`` each
-    layer's input alone is held for the backward pass, and the rest of it computed a second time.
+    layer of the prior holds its input alone for the backward pass, and computes the rest a second time.
     """
 
     scope: Scope = "prior"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -15,18 +16,23 @@ from srum_blip3o.adapter import Blip3oAdapter
 from srum_blip3o.attention import attention_heads
 from srum_blip3o.conditions import Conditions
 from srum_blip3o.decoder import load_decoder
-from srum_blip3o.eva import EvaConfig, EvaTower, load_tower
+from srum_blip3o.eva import EvaTower, find_tower
 from srum_blip3o.options import AdapterOptions
 from srum_blip3o.prior import Prior, PriorConfig
 from srum_blip3o.prior_weights import DIT, QUERIES, load_prior, own_name, released_name
 from srum_blip3o.qwen import load_qwen
+from srum_blip3o.qwen_config import Extras
 from srum_plugins.attention.contract import Attention, Heads
 from srum_plugins.errors import CheckpointError
 from srum_plugins.hub import folder_identity, local_folder
 from srum_plugins.weights import Shapes, save_weights, shapes, weight_files
 
 DECODER = "diffusion-decoder"
+CACHE = "SRUM_CACHE"
+"""The environment variable that names a folder for what may be kept for other runs."""
 TOWER = "model.gen_vision_tower."
+PATCHES = 32
+"""Of the tower, along one side (blip3o.md 2.2)."""
 
 
 def build(options: AdapterOptions, device: str, attention: Attention | None = None) -> Blip3oAdapter:
@@ -46,17 +52,19 @@ def build(options: AdapterOptions, device: str, attention: Attention | None = No
         raise CheckpointError(
             f"{folder}: the prior is conditioned on {config.condition} numbers, and the language model has {qwen.width}"
         )
+    _refuse_disagreement(qwen.extras, config, folder)
     with torch.device("meta"):
         prior = Prior(config, attention)
     load_prior(prior, files, place, kind)
     decoder = load_decoder(folder / DECODER, config.channels, place, kind)
-    identity = f"{folder_identity(options.checkpoint, options.revision)} {dtype}"
-    keep = None if options.conditions is None else Path(options.conditions).expanduser()
+    kernel = type(attention).__name__
+    identity = f"{folder_identity(options.checkpoint, options.revision)} {dtype} {place.type} {kernel}"
+    keep = os.environ.get(CACHE)
     return Blip3oAdapter(
         qwen,
         prior.eval(),
         decoder,
-        Conditions(qwen.condition, identity, keep),
+        Conditions(qwen.condition, identity, Path(keep).expanduser() if keep else None),
         _tower(options, files, stored, place, kind),
         partial(write_release, folder),
         options.answer_tokens,
@@ -101,33 +109,26 @@ def prior_config(stored: Shapes, folder: Path) -> PriorConfig:
 def _tower(
     options: AdapterOptions, files: Sequence[Path], stored: Shapes, device: torch.device, dtype: torch.dtype
 ) -> Callable[[], EvaTower] | None:
-    """What loads the EVA tower: of its own file, or of the checkpoint if that holds one."""
+    """What loads the EVA tower, of its own file, or of the checkpoint if that holds one. That it fits is known now."""
     if options.tower is not None:
-        own = [Path(options.tower).expanduser()]
-        return partial(load_tower, own, device, dtype, tower_config(shapes(own)))
-    if any(name.startswith(TOWER) for name in stored):
-        return partial(load_tower, files, device, dtype, tower_config(stored))
-    return None
+        found = find_tower([Path(options.tower).expanduser()])
+    elif any(name.startswith(TOWER) for name in stored):
+        found = find_tower(files)
+    else:
+        return None
+    return partial(found.load, device, dtype)
 
 
-def tower_config(stored: Shapes) -> EvaConfig:
-    """The tower's dimensions from the shapes of its weights; the number of heads shows in none and is the release's."""
-    prefixes = [name.removesuffix("cls_token") for name in stored if name.endswith("cls_token")]
-    prefix = prefixes[0] if prefixes else ""
-
-    def shape(name: str) -> tuple[int, ...]:
-        found = stored.get(prefix + name)
-        if found is None:
-            raise CheckpointError(f"there is no EVA tower: {prefix}{name} is missing")
-        return found
-
-    width, _, patch, _ = shape("patch_embed.proj.weight")
-    inner = [name.removeprefix(prefix) for name in stored if name.startswith(f"{prefix}blocks.")]
-    blocks = {name.split(".")[1] for name in inner}
-    side = round((shape("pos_embed")[1] - 1) ** 0.5)
-    return EvaConfig(
-        image=side * patch, patch=patch, width=width, depth=len(blocks), mlp=shape("blocks.0.mlp.fc1.weight")[0]
-    )
+def _refuse_disagreement(extras: Extras, config: PriorConfig, folder: Path) -> None:
+    """Raise CheckpointError where config.json and the prior's weights say different things."""
+    told = {
+        "n_query": (extras.n_query, config.queries),
+        "gen_hidden_size": (extras.gen_hidden_size, config.channels),
+        "gen_pooling": (PATCHES // extras.pool_stride, config.grid),
+    }
+    wrong = [f"{name} makes {said}, the prior {has}" for name, (said, has) in told.items() if said != has]
+    if wrong:
+        raise CheckpointError(f"{folder}: config.json does not fit the weights: {'; '.join(wrong)}")
 
 
 def write_release(source: Path, prior: Prior, folder: Path) -> None:
@@ -146,10 +147,15 @@ def write_release(source: Path, prior: Prior, folder: Path) -> None:
 
 
 def _rewritten(file: Path, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What a file holds, with the prior's weights as they are now; empty if it holds none of them."""
+    """What a file holds, with the prior's weights as they are now; empty if it holds none of them. One that did not
+    move stays as it is stored, which may be wider than what it was loaded in."""
     with safe_open(file, framework="pt", device="cpu") as handle:
         names = list(handle.keys())
         if not any(own_name(name) is not None for name in names):
             return {}
         tensors = {name: handle.get_tensor(name) for name in names}
-    return {name: own[name].to(tensor.dtype).cpu() if name in own else tensor for name, tensor in tensors.items()}
+    for name in [name for name in names if name in own]:
+        now, stored = own[name].cpu(), tensors[name]
+        if not torch.equal(stored.to(now.dtype), now):
+            tensors[name] = now.to(stored.dtype)
+    return tensors
