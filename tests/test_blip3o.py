@@ -443,8 +443,11 @@ def test_two_models_run_one_experiment_through_the_command_line(
     capsys.readouterr()
     assert main(["run", "blip3o.yaml", "generate.sampling.think=true"]) == 2
     assert "generate.sampling.think must be false: BLIP3o draws from the prompt alone" in capsys.readouterr().err
-    assert main(["run", "blip3o.yaml", "adapter.dtype=bfloat16"]) == 2
+    half = ["run", "blip3o.yaml", "adapter.dtype=bfloat16", "run.directory=half"]
+    assert main(half) == 2
     assert "cannot train weights in bfloat16" in capsys.readouterr().err
+    assert main([*half, "train.adapter.lora_rank=2", "train.adapter.checkpointing=true"]) == 0, capsys.readouterr().err
+    assert json.loads(Path("half/summary.json").read_text())["understanding"]["identical"] is True
 
 
 @pytest.mark.parametrize("scope", ["prior", "prior+queries"])

@@ -2,43 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 from srum_bagel.config import SpecialTokens
-from srum_plugins.errors import CheckpointError
+from srum_plugins.qwen_tokenizer import QwenTokenizer
 
 SPECIAL = {"bos": "<|im_start|>", "eos": "<|im_end|>", "boi": "<|vision_start|>", "eoi": "<|vision_end|>"}
 """The strings of the tokens that wrap text and images."""
-FILES = ("tokenizer.json", "vocab.json")
-"""One of these must be there; ``vocab.json`` goes with ``merges.txt``."""
 
 
-class Tokenizer:
-    """Text to ids and back. Strings of special tokens inside a text are text, never control tokens."""
+class Tokenizer(QwenTokenizer):
+    """See :class:`QwenTokenizer`."""
 
     def __init__(self, folder: Path) -> None:
         """Raises CheckpointError where the folder holds no such tokenizer."""
-        from transformers import Qwen2Tokenizer
-
-        if not any((folder / name).is_file() for name in FILES):
-            raise CheckpointError(f"{folder} holds no tokenizer: neither {FILES[0]} nor {FILES[1]} with merges.txt")
-        try:
-            self._tokenizer = Qwen2Tokenizer.from_pretrained(folder, local_files_only=True)
-        except Exception as error:  # damaged files make the tokenizers package raise bare exceptions
-            raise CheckpointError(f"cannot read the tokenizer in {folder}: {error}") from error
-        vocabulary = self._tokenizer.get_vocab()
-        missing = [text for text in SPECIAL.values() if text not in vocabulary]
-        if missing:
-            raise CheckpointError(f"the tokenizer in {folder} lacks {', '.join(missing)}: it is not BAGEL's")
-        self.special = SpecialTokens(**{role: vocabulary[text] for role, text in SPECIAL.items()})
-
-    def encode(self, text: str) -> list[int]:
-        """Ids of a text, without special tokens."""
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        return ids
-
-    def decode(self, ids: Iterable[int]) -> str:
-        """The text of ids; special tokens are left out."""
-        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
-        return text
+        super().__init__(folder, SPECIAL, "BAGEL")
+        self.special = SpecialTokens(**self.ids)

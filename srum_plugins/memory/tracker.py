@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.library import Library
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -84,7 +85,7 @@ def fused_attention() -> Iterator[None]:
     Without it torch takes the way that holds the scores of all pairs, because it has no kernel for such tensors. A CPU
     and current GPUs have one; the CPU's stands for all.
     """
-    library = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
+    library = Library("aten", "IMPL")  # type: ignore[no-untyped-call]
     # Of autograd, because there the operation is still whole; in a function mode it would not be seen when a backward
     # pass computes a layer again.
     library.impl("scaled_dot_product_attention", _fused, "AutogradMeta")  # type: ignore[no-untyped-call]
