@@ -121,12 +121,14 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Region:
-    """A part of an image that a grounder proposes. ``score`` is the grounder's confidence in [0, 1]."""
+    """A part of an image that a grounder proposes. ``score`` is the grounder's confidence in [0, 1]. ``mended`` names
+    what was done by rule to a box as it was answered, such as ``clamped`` to the image."""
 
     box: Box
     phrase: str = ""
     score: float | None = None
     mask: Mask | None = None
+    mended: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

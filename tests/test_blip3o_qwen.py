@@ -653,7 +653,21 @@ def test_a_box_is_read_and_what_was_mended_is_counted(answer: str, mended: dict[
 
 def test_a_box_that_leaves_the_image_is_clamped() -> None:
     read = read_boxes('[{"bbox_2d": [-10, 14, 300.5, 150]}]', SEEN, SIZE)
-    assert read == Read((Box(0, 7, 560, 70),), {"clamped": 1})
+    assert read == Read((Box(0, 7, 560, 70),), {"clamped": 1}, (("clamped",),))
+
+
+def test_what_was_mended_is_told_of_each_box_and_what_was_lost_is_a_failure(
+    qwen: Qwen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = '[{"bbox_2d": [60, 14, 20, 28]}, {"bbox_2d": [5, 5, 5, 9]}, {"bbox_2d": [1, 2, 30, 40]}, {"bbox_2d": [1,'
+    read = read_boxes(answer, (112, 56), (112, 56))
+    assert isinstance(read, Read) and read.mended == {"cut off": 1, "sorted": 1, "dropped": 1}
+    assert read.notes == (("cut off", "sorted"), ("cut off",))
+    understanding = Understanding(qwen)
+    monkeypatch.setattr(understanding, "_continued", lambda *given: [Answer(answer)])
+    (found,) = understanding.locate([picture(112, 56)], [["cat"]])
+    assert [one.mended for one in found if isinstance(one, Region)] == list(read.notes)
+    assert [one.cause for one in found if isinstance(one, Failure)] == ["empty box"]
 
 
 @pytest.mark.parametrize("answer", ["[]", "```json\n[]\n```", "There is none: []."])
@@ -738,7 +752,7 @@ def test_boxes_are_located_in_each_images_own_pixels(qwen: Qwen, monkeypatch: py
     assert first.box == Box(28 * 100 / 112, 14 * 50 / 56, 100, 50)
     assert isinstance(located[0][1], Failure) and located[0][1].cause == "truncated answer"
     assert len(located[0]) == 2 and located[1] == [Region(Box(28, 14, 140, 70), "cat")]
-    assert understanding.mended == {"clamped": 1}
+    assert first.mended == ("clamped",)
     assert asked[0].startswith("Outline the position of each cat and output all the coordinates in JSON format.")
 
 

@@ -498,4 +498,5 @@ def test_a_grounder_that_needs_the_model_gets_it(tmp_path: Path) -> None:
     write_config(tmp_path, grounder="toy-locate")
     toy_run(tmp_path, only="generate")
     toy_run(tmp_path, only="ground")
-    assert next((tmp_path / "run/stages/ground").glob("*/done.json")).exists()
+    done = json.loads(next((tmp_path / "run/stages/ground").glob("*/done.json")).read_text())
+    assert done["mended_clamped"] == done["regions"] > 0  # what was mended is counted

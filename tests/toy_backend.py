@@ -168,7 +168,7 @@ class ToyAdapter(ModelAdapter):
 
     def locate(self, images: Sequence[Image.Image], phrases: Sequence[Sequence[str]]) -> list[list[Region]]:
         return [
-            [Region(Box(0, 0, image.width / 2, image.height), phrase, 0.5) for phrase in wanted]
+            [Region(Box(0, 0, image.width / 2, image.height), phrase, 0.5, mended=("clamped",)) for phrase in wanted]
             for image, wanted in zip(images, phrases, strict=True)
         ]
 

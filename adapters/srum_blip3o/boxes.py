@@ -28,10 +28,12 @@ _SHOWN = 80
 @dataclass(frozen=True)
 class Read:
     """Boxes in pixels of the given image, and how much was mended to get them: ``sorted`` corners, ``clamped`` sides,
-    ``dropped`` boxes that were empty or outside, answers ``cut off`` after their last whole box."""
+    ``dropped`` boxes that were empty or outside, answers ``cut off`` after their last whole box. ``notes`` say the same
+    of each box."""
 
     boxes: tuple[Box, ...]
     mended: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[tuple[str, ...], ...] = ()
 
 
 def where_question(phrase: str) -> str:
@@ -65,16 +67,21 @@ def read_boxes(answer: str, seen: tuple[int, int], size: tuple[int, int]) -> Rea
     if isinstance(items, Failure):
         return items
     boxes: list[Box] = []
+    notes: list[tuple[str, ...]] = []
     for item in items:
         corners = item.get(KEY) if isinstance(item, dict) else None
         if not (isinstance(corners, list | tuple) and len(corners) == 4 and all(map(_is_number, corners))):
             return Failure(CAUSE, f"no {KEY} of four numbers: {_short(item)}")
-        box = _fitted([float(corner) for corner in corners], seen, size, mended)
+        own = Counter({"cut off": mended["cut off"]})
+        box = _fitted([float(corner) for corner in corners], seen, size, own)
         if box is not None:
             boxes.append(box)
+            notes.append(tuple(what for what, count in own.items() if count))
+        del own["cut off"]
+        mended += own
     if items and not boxes:
         return Failure(CAUSE, f"none of the {len(items)} boxes has an area within the image: {_short(answer)}")
-    return Read(tuple(boxes), {what: count for what, count in mended.items() if count})
+    return Read(tuple(boxes), {what: count for what, count in mended.items() if count}, tuple(notes))
 
 
 def _items(answer: str, mended: Counter[str]) -> list[Any] | Failure:

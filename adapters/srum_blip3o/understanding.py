@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -43,12 +42,10 @@ class _Answered:
 
 
 class Understanding:
-    """Asks a Qwen. Images may be of different sizes, and each is read once for all that is asked about it in a call.
-    ``mended`` counts what :meth:`locate` had to mend in answers so far: see :class:`srum_blip3o.boxes.Read`."""
+    """Asks a Qwen. Images may be of different sizes, and each is read once for all that is asked about it in a call."""
 
     def __init__(self, qwen: Qwen, answer_tokens: int = ANSWER_TOKENS, rows_per_call: int = ROWS_PER_CALL) -> None:
         self.qwen, self.answer_tokens, self.rows_per_call = qwen, answer_tokens, rows_per_call
-        self.mended: Counter[str] = Counter()
 
     @torch.no_grad()
     def answer(self, questions: Sequence[Question], decoding: Decoding = GREEDY) -> list[Answer]:
@@ -126,8 +123,9 @@ class Understanding:
         read = read_boxes(text, answered.seen, size)
         if isinstance(read, Failure):
             return [read]
-        self.mended.update(read.mended)
-        return [Region(box, phrase) for box in read.boxes]
+        lost = [Failure("empty box", f"without area in the image: {text[:80]!r}")] * read.mended.get("dropped", 0)
+        kept = zip(read.boxes, read.notes, strict=True)
+        return [*(Region(box, phrase, mended=note) for box, note in kept), *lost]
 
     def _asked(self, questions: Sequence[Question], room: int) -> Iterator[tuple[Context, list[_Asked]]]:
         """Questions, so many at a time, with the context of their images, which leaves ``room`` tokens to answer."""

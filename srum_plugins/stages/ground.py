@@ -52,14 +52,16 @@ def execute(session: Session, directory: StageDirectory) -> dict[str, Any]:
 
     run_chunks(session, groundings, work, directory)
     records = groundings.read()
-    dropped = Counter[str]()
+    dropped, mended = Counter[str](), Counter[str]()
     for grounding in records:
         dropped.update(grounding.dropped)
+        mended.update(what for region in grounding.regions for what in region.mended)
     return {
         "candidates": len(records),
         "regions": sum(len(grounding.regions) for grounding in records),
         "without_regions": sum(not grounding.regions for grounding in records),
         **{f"dropped_{cause}": count for cause, count in sorted(dropped.items())},
+        **{f"mended_{what.replace(' ', '_')}": count for what, count in sorted(mended.items())},
     }
 
 
