@@ -11,9 +11,10 @@ from pathlib import Path
 import torch
 
 from srum_bagel.autoencoder import KLAutoencoder, PixelAutoencoder, build_autoencoder
-from srum_bagel.config import BagelConfig, read_json
+from srum_bagel.config import BagelConfig
 from srum_bagel.model import Bagel
 from srum_plugins.attention.contract import Attention
+from srum_plugins.checkpoint_config import read_json
 from srum_plugins.weights import load_weights, save_weights
 
 CONFIG, WEIGHTS, AUTOENCODER = "bagel.json", "ema.safetensors", "ae.safetensors"

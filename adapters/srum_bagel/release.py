@@ -17,9 +17,10 @@ from typing import Any
 import torch
 
 from srum_bagel.autoencoder import KLAutoencoder
-from srum_bagel.config import AutoencoderConfig, BagelConfig, LanguageConfig, SpecialTokens, VisionConfig, read_json
+from srum_bagel.config import AutoencoderConfig, BagelConfig, LanguageConfig, SpecialTokens, VisionConfig
 from srum_bagel.model import Bagel
 from srum_plugins.attention.contract import Attention
+from srum_plugins.checkpoint_config import read_json
 from srum_plugins.errors import CheckpointError
 from srum_plugins.weights import Choice, Shapes, load_weights, save_weights, shapes, weight_files
 

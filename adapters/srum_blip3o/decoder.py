@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import math
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -15,6 +14,7 @@ import torch
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 
+from srum_plugins.checkpoint_config import read_json
 from srum_plugins.errors import CheckpointError, ContractError
 from srum_plugins.weights import absent, load_weights, named_files
 
@@ -215,12 +215,7 @@ def read_config(file: Path, kind: Any) -> dict[str, Any]:
     Raises:
         CheckpointError: the file is missing or damaged, or made for another class.
     """
-    if not file.is_file():
-        raise CheckpointError(f"{file.parent} holds no {file.name}: it is no part of a diffusers pipeline")
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:  # also for bytes that are no text
-        raise CheckpointError(f"{file} is damaged: {error}") from error
+    data = read_json(file, "it is no part of a diffusers pipeline")
     if not isinstance(data, dict):
         raise CheckpointError(f"{file} is damaged: it holds no object")
     name = data.get("_class_name", kind.__name__)

@@ -6,7 +6,6 @@ then builds a default model of 80 layers without a word (blip3o.md 7.1.1).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from transformers import Qwen2_5_VLConfig
 
+from srum_plugins.checkpoint_config import read_json
 from srum_plugins.errors import CheckpointError
 
 CONFIG = "config.json"
@@ -137,12 +137,7 @@ def read_extras(folder: Path) -> Extras:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        raise CheckpointError(f"{file.parent} holds no {file.name}: it is no BLIP3o")
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:  # also for bytes that are no text
-        raise CheckpointError(f"{file} is damaged: {error}") from error
+    data = read_json(file, "it is no BLIP3o")
     if not isinstance(data, dict):
         raise CheckpointError(f"{file} holds no mapping")
     if data.get("model_type") not in MODEL_TYPES:
