@@ -66,13 +66,14 @@ class Generated:
 
 @dataclass(frozen=True)
 class Question:
-    """A question about an image, optionally about one box of it (pixels of that image).
+    """A question about an image, optionally about one box of it (pixels of that image). Without an image its text alone
+    answers it.
 
     ``choices`` are the admissible answers for :meth:`ModelAdapter.choice_logprobs`; empty for open answers. ``seed`` is
     that of a sampled answer; greedy ones and choices do without.
     """
 
-    image: Image.Image
+    image: Image.Image | None
     text: str
     choices: tuple[str, ...] = ()
     box: Box | None = None
@@ -123,10 +124,11 @@ GREEDY = Decoding()
 @dataclass(frozen=True)
 class Answer:
     """An open answer without special tokens. ``truncated`` says that the budget ended it: the model would have gone on,
-    and what it wrote may stop in the middle."""
+    and what it wrote may stop in the middle. ``tokens`` is how many the model wrote, None where nobody counts them."""
 
     text: str
     truncated: bool = False
+    tokens: int | None = None
 
 
 @dataclass(frozen=True)

@@ -122,13 +122,15 @@ class Candidate:
 @dataclass(frozen=True)
 class Region:
     """A part of an image that a grounder proposes. ``score`` is the grounder's confidence in [0, 1]. ``mended`` names
-    what was done by rule to a box as it was answered, such as ``clamped`` to the image."""
+    what was done by rule to a box as it was answered, such as ``clamped`` to the image. ``background`` says that the
+    region shows nothing that the prompt names, and was kept all the same."""
 
     box: Box
     phrase: str = ""
     score: float | None = None
     mask: Mask | None = None
     mended: tuple[str, ...] = ()
+    background: bool = False
 
 
 @dataclass(frozen=True)
@@ -150,10 +152,12 @@ class Failure:
 
 @dataclass(frozen=True)
 class Score:
-    """A judge's number with its reason. The range depends on the field that holds it."""
+    """A judge's number with its reason. The range depends on the field that holds it. ``spread``, of a score that
+    several judges agreed on, is how far the highest lies above the lowest of theirs."""
 
     value: float
     reason: str = ""
+    spread: float | None = None
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.value):
@@ -166,11 +170,22 @@ class Judgement:
 
     ``alpha`` is the global composition score in [0, 1]; ``local`` holds one score in [-1, 1] for each
     region of the candidate's grounding, in the same order (SRUM, arXiv 2510.12784).
+
+    ``raw`` is what the model or the endpoint answered, in the order in which it was asked, so that every score can be
+    checked; ``tokens`` is how many tokens these answers took, None where nobody counts them. ``wording`` is a hash of
+    all that the judge asks in. ``judge`` and ``version`` are the provider's name and its distribution's version; the
+    stage fills them in. The time that it took is no part of a record, which a second run must reproduce to the byte: it
+    stands in the stage's ``cost-*.json``.
     """
 
     candidate_id: str
     alpha: Score | Failure
     local: tuple[Score | Failure, ...]
+    raw: tuple[str, ...] = ()
+    tokens: int | None = None
+    wording: str = ""
+    judge: str = ""
+    version: str = ""
 
     def __post_init__(self) -> None:
         if isinstance(self.alpha, Score) and not 0.0 <= self.alpha.value <= 1.0:

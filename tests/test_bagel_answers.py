@@ -250,8 +250,8 @@ def test_a_smaller_budget_ends_the_same_answer_sooner(
     less, more = sorted((less, more))
     short, long = (adapter.answer(asked(own), dataclasses.replace(WARM, max_tokens=budget)) for budget in (less, more))
     for one, other in zip(short, long, strict=True):
-        words = other.text.split()
-        assert one.text.split() == words[:less]
+        words = other.text.split(" ") if other.text else []
+        assert (one.text.split(" ") if one.text else []) == words[:less]
         assert one.truncated == (len(words) > less or other.truncated)
 
 
@@ -323,3 +323,16 @@ def test_boxes_that_were_cut_off_are_a_failure(said: str, expected: list[Any], m
     scripted = Scripted([model.dialect.encode(said)], model.config.llm.vocab_size, tokens.bos, tokens.eos)
     monkeypatch.setattr(model.model, "next_logits", scripted.next_logits)
     assert model.locate([question.image], [("red circle",)]) == [expected]
+
+
+def test_a_question_without_an_image_is_answered_from_its_text_alone() -> None:
+    model = tiny_adapter()
+    image = Image.new("RGB", model.size, (200, 10, 10))
+    asked = [Question(None, TEXTS[0]), Question(image, TEXTS[0]), Question(None, TEXTS[1])]
+    alone = [model.answer([question])[0] for question in asked]
+    assert model.answer(asked) == alone
+    chosen = [Question(question.image, question.text, ("yes", "red circle")) for question in asked]
+    together = model.choice_logprobs(chosen)
+    assert together[0] != together[1]
+    for question, row in zip(chosen, together, strict=True):
+        assert row == pytest.approx(model.choice_logprobs([question])[0], abs=1e-5)

@@ -115,6 +115,11 @@ class FlowPrediction:
         return (self.velocity.float() - target.float()).square().mean(dim=1)
 
 
+def _seen(tokens: Tensor) -> list[Piece]:
+    """The pieces of an image's vision tokens (N, D); none where there is no image."""
+    return [Piece(PieceKind.VISION, count=len(tokens))] if len(tokens) else []
+
+
 def packed_tokens(latents: Sequence[Tensor], patch: int) -> Tensor:
     """The tokens (T, p * p * C) of the latents (C, H, W) of each image, one image after the other."""
     return torch.cat([patchify(one[None], patch)[0] for one in latents])
@@ -250,7 +255,7 @@ class BagelAdapter(ModelAdapter):
         done: dict[int, Answer] = {}
         for chunk in chunks(groups, self.images_per_call):
             vision = self._see([questions[members[0]].image for members in chunk])
-            images = [[Piece(PieceKind.VISION, count=len(tokens))] for tokens in vision]
+            images = [_seen(tokens) for tokens in vision]
             read = self.model.prefill(images, torch.cat(vision))
             rows = [(index, row) for row, members in enumerate(chunk) for index in members]
             for part in chunks(rows, self.images_per_call):
@@ -282,7 +287,7 @@ class BagelAdapter(ModelAdapter):
         seeds = [question.seed for question in questions]
         choose = sampled(decoding, seeds) if decoding.temperature else likeliest
         written = write(self.model, context, limit, choose, stopped if decoding.stop else None)
-        return [Answer(decoding.cut(self.dialect.decode(one.ids)), one.truncated) for one in written]
+        return [Answer(decoding.cut(self.dialect.decode(one.ids)), one.truncated, len(one.ids)) for one in written]
 
     @torch.no_grad()
     def choice_logprobs(self, questions: Sequence[Question]) -> list[tuple[float, ...]]:
@@ -306,8 +311,8 @@ class BagelAdapter(ModelAdapter):
         reads: list[tuple[int, int, list[int], int]] = []
         count = 0
         for members, image in zip(groups, vision, strict=True):
-            sample_pieces = [Piece(PieceKind.VISION, count=len(image))]
-            count += 2
+            sample_pieces = _seen(image)
+            count += 2 * len(sample_pieces)
             branch = 0
             for index in members:
                 question = questions[index]
@@ -365,9 +370,10 @@ class BagelAdapter(ModelAdapter):
             return Failure("truncated answer", detail)
         return self.dialect.read_boxes(answer.text, size)
 
-    def _see(self, images: Sequence[Image.Image]) -> list[Tensor]:
-        """Vision tokens (N, D) of each image. An image given twice is read once, and images of one size together."""
-        prepared = {id(image): self.preparation.seen(image) for image in images}
+    def _see(self, images: Sequence[Image.Image | None]) -> list[Tensor]:
+        """Vision tokens (N, D) of each image; none where there is no image. An image given twice is read once, and
+        images of one size together."""
+        prepared = {id(image): self.preparation.seen(image) for image in images if image is not None}
         by_size: dict[torch.Size, list[int]] = {}
         for key, pixels in prepared.items():
             by_size.setdefault(pixels.shape, []).append(key)
@@ -375,7 +381,8 @@ class BagelAdapter(ModelAdapter):
         for keys in by_size.values():
             tokens = self.model.vision_tokens(torch.cat([prepared[key] for key in keys]).to(self.model.device))
             seen |= dict(zip(keys, tokens, strict=True))
-        return [seen[id(image)] for image in images]
+        none = torch.empty(0, self.config.llm.hidden_size, dtype=self.model.dtype, device=self.model.device)
+        return [none if image is None else seen[id(image)] for image in images]
 
     # --- training -------------------------------------------------------------------------------------------
     def token_grid(self, width: int, height: int) -> tuple[int, int]:

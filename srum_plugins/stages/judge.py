@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
 from typing import Any
 
 from srum_plugins.errors import ContractError
 from srum_plugins.providers import Kind
 from srum_plugins.records import Judgement, Score
+from srum_plugins.runs.files import write_json
 from srum_plugins.runs.shards import Shards
 from srum_plugins.runs.store import StageDirectory
 from srum_plugins.stages import generate, ground
@@ -35,11 +38,15 @@ def execute(session: Session, directory: StageDirectory) -> dict[str, Any]:
     candidates, groundings = generate.read_candidates(session), ground.read_groundings(session)
     judgements = shards(session, directory)
     who = session.choice(Kind.JUDGE)
+    name, version = who.name, who.registered.version
 
     def work(items: range) -> tuple[list[Judgement], dict[str, Any]]:
         chosen = [candidates[item] for item in items]
         regions = [groundings[item] for item in items]
-        given = session.judge.judge(generate.locate(session, chosen), regions, session.model_for(Kind.JUDGE))
+        located, model = generate.locate(session, chosen), session.model_for(Kind.JUDGE)
+        began = time.monotonic()
+        given = session.judge.judge(located, regions, model)
+        seconds = time.monotonic() - began
         same_ids([candidate.id for candidate in chosen], [judgement.candidate_id for judgement in given], who)
         for grounding, judgement in zip(regions, given, strict=True):
             if len(judgement.local) != len(grounding.regions):
@@ -47,7 +54,10 @@ def execute(session: Session, directory: StageDirectory) -> dict[str, Any]:
                     f"judge {who.name!r}: candidate {judgement.candidate_id!r} has {len(grounding.regions)} regions, "
                     f"but got {len(judgement.local)} local scores"
                 )
-        return given, {}
+        tokens = None if any(one.tokens is None for one in given) else sum(one.tokens or 0 for one in given)
+        cost = {"candidates": len(given), "tokens": tokens, "seconds": round(seconds, 3)}
+        write_json(directory.path / f"cost-{items.start:06d}.json", cost)
+        return [replace(one, judge=name, version=version) for one in given], {}
 
     run_chunks(session, judgements, work, directory)
     records = judgements.read()

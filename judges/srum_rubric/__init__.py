@@ -1,0 +1,1 @@
+"""The judge ``rubric``: the model scores its own images in words."""
