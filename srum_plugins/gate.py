@@ -39,7 +39,8 @@ def check(adapter: Registered, others: Mapping[str, tuple[Registered, Any]], sta
 
     Args:
         adapter: the model adapter.
-        others: the other providers with their options, by slot of the config (``"grounder"``, ``"judge"``, ...).
+        others: the other providers with their options, by slot of the config (``"grounder"``, ``"judge"``, ...; of a
+            slot with several ``"judge[0]"``, ``"judge[1]"``).
         stages: the stages that are to run. What only other stages use is not checked; slots that belong to no stage
             always are.
 
@@ -54,7 +55,7 @@ def check(adapter: Registered, others: Mapping[str, tuple[Registered, Any]], sta
         for stage in stages
         if stage not in STAGE_NEEDS
     ]
-    used = {slot: pair for slot, pair in others.items() if STAGE_OF_SLOT.get(slot) in (None, *stages)}
+    used = {slot: pair for slot, pair in others.items() if STAGE_OF_SLOT.get(slot.partition("[")[0]) in (None, *stages)}
     for slot, registered in [("adapter", adapter), *((slot, registered) for slot, (registered, _) in used.items())]:
         provider = registered.provider
         if missing := missing_modules(provider):
