@@ -380,6 +380,13 @@ def test_one_that_never_answered_stops_the_run_and_one_that_did_does_not(serve: 
     assert client.ask([Question(RED, "second")], GREEDY) == [Failure("http status", "400: bad image")]
 
 
+def test_one_that_answered_an_earlier_process_may_fail_at_a_question(serve: Serve, tmp_path: Path) -> None:
+    server = serve(misbehaving(error(400, "bad image")))
+    for _ in range(2):  # the second finds the first answer in the cache, and would stop at the other again and again
+        found = asked(server.url, "first", "second", cache=str(tmp_path))
+        assert found[1] == Failure("http status", "400: bad image")
+
+
 def test_one_that_went_away_stops_the_run() -> None:
     with loopback(lambda request: completion("well")) as server:
         client = Endpoint(options(server.url, attempts=2, timeout=0.5), "")
@@ -545,7 +552,7 @@ def test_what_is_no_key_is_refused_without_showing_it(key: str) -> None:
         completion(f"Your key is {KEY}!"),
         completion(f"Your key is {KEY}!", "content_filter"),
         error(500, f"no such key: {KEY}"),
-        error(400, "x" * 290 + KEY),
+        error(400, "x" * 280 + KEY),
         Response(f"<p>{KEY}".encode(), 500),
         Response(f'{{"choices": "{KEY}"}}'.encode()),
         Response(b"", 302, {"Location": f"http://127.0.0.1:9/?key={KEY}"}),

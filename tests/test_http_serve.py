@@ -8,18 +8,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import httpx2
 import pytest
 from PIL import Image
 from srum_http.endpoint import Endpoint
+from srum_http.judge import HttpJudge
 from srum_http.options import HttpOptions
 from tiny_llava import IMAGE_TOKENS, LINES, write_llava
 
-from srum_plugins.contracts import GREEDY, Answer, Decoding, Question
+from srum_plugins.contracts import GREEDY, Answer, Decoding, Located, Question
 from srum_plugins.errors import StageError
+from srum_plugins.records import Box, Candidate, Grounding, Prompt, Region, Score
 
 pytestmark = pytest.mark.slow
 RED = Image.new("RGB", (40, 24), "red")
@@ -74,12 +76,6 @@ def _wait_until_up(url: str, server: subprocess.Popen[bytes], log: Path) -> None
     pytest.fail(f"the server is not up: {log.read_text()[-3000:]}")
 
 
-def changed(served: HttpOptions, **settings: Any) -> HttpOptions:
-    import dataclasses
-
-    return dataclasses.replace(served, **settings)
-
-
 def test_questions_with_and_without_image_are_answered(served: HttpOptions) -> None:
     texts = ("Rate the image.", "Rate it again.", "Hello?")
     questions = [Question(RED, texts[0]), Question(RED, texts[1]), Question(None, texts[2])]
@@ -90,10 +86,10 @@ def test_questions_with_and_without_image_are_answered(served: HttpOptions) -> N
 def test_the_image_is_seen_and_the_budget_counts_what_the_server_counts(served: HttpOptions) -> None:
     question, written = "How many?", len(LINES) + 1
     spent = len(question) + IMAGE_TOKENS + written  # a byte is a token here
-    exact = Endpoint(changed(served, budget_tokens=spent + 1), "")
+    exact = Endpoint(replace(served, budget_tokens=spent + 1), "")
     assert all(isinstance(one, Answer) for one in exact.ask([Question(RED, question)], GREEDY))
     assert all(isinstance(one, Answer) for one in exact.ask([Question(RED, "one more")], GREEDY))
-    less = Endpoint(changed(served, budget_tokens=spent), "")
+    less = Endpoint(replace(served, budget_tokens=spent), "")
     assert all(isinstance(one, Answer) for one in less.ask([Question(RED, question)], GREEDY))
     assert not any(isinstance(one, Answer) for one in less.ask([Question(RED, "one more")], GREEDY))
 
@@ -109,6 +105,28 @@ def test_sampling_is_understood(served: HttpOptions) -> None:
     assert isinstance(answer, Answer)
 
 
+def test_images_are_judged(served: HttpOptions, tmp_path: Path) -> None:
+    """Several candidates at a time; the same again out of the cache, with no server to ask."""
+    halves = tuple(Region(Box(left, 0, left + 20, 24), phrase) for left, phrase in ((0, "red tile"), (20, "blue tile")))
+    items = [
+        Located(Prompt("p", f"tile {index}"), Candidate(f"c{index}", "p", index, 0, "c.png", 40, 24), RED)
+        for index in range(6)
+    ]
+    groundings = [Grounding(f"c{index}", halves[: index % 3]) for index in range(6)]
+    options = replace(served, cache=str(tmp_path))
+    found = HttpJudge(options, "").judge(items, groundings, None)
+    assert [one.candidate_id for one in found] == [f"c{index}" for index in range(6)]
+    said = (Score(0.25, "a red tile"), Score(-1.0, "a blue tile"))
+    for index, one in enumerate(found):
+        assert isinstance(one.alpha, Score) and one.alpha.value == 0.5
+        assert one.local == said[: index % 3]
+        questions = 2 if index % 3 else 1
+        assert one.raw == ("".join(LINES),) * questions
+        assert one.tokens == questions * (len(LINES) + 1)
+    again = HttpJudge(replace(options, budget_requests=1), "").judge(items, groundings, None)
+    assert again == found
+
+
 def test_a_wrong_model_stops_with_what_the_server_says(served: HttpOptions) -> None:
     with pytest.raises(StageError, match=r"answered none of 1 requests: http status, 400: Server is pinned to"):
-        Endpoint(changed(served, model="another"), "").ask([Question(RED, "?")], GREEDY)
+        Endpoint(replace(served, model="another"), "").ask([Question(RED, "?")], GREEDY)

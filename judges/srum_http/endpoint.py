@@ -97,6 +97,7 @@ class Endpoint:
         for key in bodies:
             if (reply := self._cache.get(key)) is not None:
                 found[key] = reply
+        self._answered = self._answered or bool(found)  # to an earlier process
         fetched = self._fetch({key: body for key, body in bodies.items() if key not in found})
         self._check_alive(fetched)
         _log.info("%d requests: %d answers kept from before, %d asked for", len(bodies), len(found), len(fetched))

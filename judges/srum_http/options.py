@@ -8,14 +8,18 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+from srum_rubric.options import RubricOptions
+
 from srum_http.messages import ImageFormat
 
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
 
 
 @dataclass(frozen=True, kw_only=True)
-class HttpOptions:
-    """``url`` is the base URL of the endpoint, as a rule with ``/v1`` at its end, and ``model`` the model's name there.
+class HttpOptions(RubricOptions):
+    """Those of :class:`srum_rubric.options.RubricOptions`, where null as ``max_tokens`` is the server's own limit, and:
+
+    ``url`` is the base URL of the endpoint, as a rule with ``/v1`` at its end, and ``model`` the model's name there.
     ``key_variable`` names the environment variable that holds the API key; it may be unset for servers without keys.
     The key itself belongs in no setting.
 
@@ -48,6 +52,7 @@ class HttpOptions:
     extra: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if problem := _url_problem(self.url):
             raise ValueError(f"url {problem}")
         if not self.model:
