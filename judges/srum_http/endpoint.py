@@ -121,23 +121,20 @@ class Endpoint:
 
     def _patiently(self, key: str, body: Mapping[str, Any], halt: threading.Event) -> Reply | Failure:
         """Ask until there is an answer, the attempts are used up, or the budget is."""
-        attempts = self._options.attempts
-        failure = Failure(BUDGET)
-        for attempt in range(attempts):
+        attempt = 0
+        while True:
             if spent := self._budget.take():
                 self._warn_once(spent)
                 return Failure(BUDGET, spent)
             tried = self._once(body)
             if isinstance(tried.result, Reply):
-                self._budget.spend(tried.result.spent)
                 self._cache.put(key, tried.result)
+                self._budget.spend(tried.result.spent)
                 return tried.result
-            failure = tried.result
-            if not tried.again or attempt + 1 == attempts:
-                break
-            if halt.wait(self._pause(key, attempt, tried.pause)):
-                break
-        return failure
+            pause = self._pause(key, attempt, tried.pause)
+            attempt += 1
+            if not tried.again or attempt == self._options.attempts or halt.wait(pause):
+                return tried.result
 
     def _pause(self, key: str, attempt: int, asked: float) -> float:
         """Seconds before the next attempt: twice as many each time, spread so that not all requests come back at once,
