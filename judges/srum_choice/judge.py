@@ -9,12 +9,11 @@ from itertools import islice
 from PIL import Image
 
 from srum_choice.options import ChoiceOptions, Combine
+from srum_plugins.choices import YES_NO, ask, region_question
 from srum_plugins.contracts import Judge, Located, ModelAdapter, Question
 from srum_plugins.errors import ContractError
-from srum_plugins.records import Box, Check, Failure, Grounding, Judgement, Prompt, Region, Score
-
-YES_NO = ("yes", "no")
-ARTICLES = ("a", "an", "the")
+from srum_plugins.phrases import prompt_phrases
+from srum_plugins.records import Check, Failure, Grounding, Judgement, Prompt, Region, Score
 
 
 class ChoiceJudge(Judge):
@@ -28,8 +27,8 @@ class ChoiceJudge(Judge):
         self, items: Sequence[Located], groundings: Sequence[Grounding], model: ModelAdapter | None
     ) -> list[Judgement]:
         """All questions of all items go to the model in one call. A region without phrase is asked about each phrase
-        of the prompt and scored by the best; without any phrase its score is a Failure, as are answers that are no
-        probabilities."""
+        of the prompt and scored by the best; where the prompt names no thing its score is a Failure, as are answers
+        that are no probabilities."""
         if model is None:
             raise ContractError("the judge 'choice' needs a model")
         questions: list[Question] = []
@@ -38,10 +37,7 @@ class ChoiceJudge(Judge):
             questions += [Question(item.image, check.question, check.choices) for check in checks]
             for region in grounding.regions:
                 questions += self._region_questions(item.image, region, item.prompt)
-        answers = model.choice_logprobs(questions)
-        if len(answers) != len(questions):
-            raise ContractError(f"{type(model).__name__} answered {len(answers)} of {len(questions)} questions")
-        found = iter([_probabilities(q, row) for q, row in zip(questions, answers, strict=True)])
+        found = iter(ask(model, questions))
         return [
             Judgement(
                 grounding.candidate_id,
@@ -56,10 +52,8 @@ class ChoiceJudge(Judge):
         return prompt.checks or (Check("whole", whole, YES_NO, "yes"),)
 
     def _region_questions(self, image: Image.Image, region: Region, prompt: Prompt) -> list[Question]:
-        return [self._region_question(image, with_article(phrase), region.box) for phrase in _phrases(region, prompt)]
-
-    def _region_question(self, image: Image.Image, phrase: str, box: Box) -> Question:
-        return Question(image, self._options.region_template.replace("{phrase}", phrase), YES_NO, box)
+        template = self._options.region_template
+        return [region_question(template, image, region.box, phrase) for phrase in _phrases(region, prompt)]
 
     def _alpha(self, prompt: Prompt, found: Iterator[tuple[float, ...] | Failure]) -> Score | Failure:
         """The global score from the answers to the checks, which are next in ``found``."""
@@ -84,15 +78,8 @@ def combined(probabilities: Sequence[float], how: Combine) -> float:
     return min(probabilities)
 
 
-def with_article(phrase: str) -> str:
-    """The phrase with ``a`` or ``an`` before it, unless it has an article."""
-    if phrase.split(" ")[0].lower() in ARTICLES:
-        return phrase
-    return f"{'an' if phrase[:1].lower() in tuple('aeiou') else 'a'} {phrase}"
-
-
 def _phrases(region: Region, prompt: Prompt) -> tuple[str, ...]:
-    return (region.phrase,) if region.phrase else prompt.phrases
+    return (region.phrase,) if region.phrase else prompt_phrases(prompt)
 
 
 def _local(phrases: Sequence[str], found: Iterator[tuple[float, ...] | Failure]) -> Score | Failure:
@@ -105,14 +92,3 @@ def _local(phrases: Sequence[str], found: Iterator[tuple[float, ...] | Failure])
     if not scores:
         return Failure("no phrase", "neither the region nor its prompt names one")
     return max(scores, key=lambda score: score.value)
-
-
-def _probabilities(question: Question, logprobs: Sequence[float]) -> tuple[float, ...] | Failure:
-    """The choices' probabilities, which sum to one up to rounding."""
-    if len(logprobs) != len(question.choices):
-        return Failure("wrong number of answers", f"{len(logprobs)} for {question.choices} of {question.text!r}")
-    weights = [math.exp(value) if value < 1 else math.inf for value in logprobs]
-    total = math.fsum(weights) if all(math.isfinite(weight) for weight in weights) else math.nan
-    if not abs(total - 1) < 1e-2:
-        return Failure("no probabilities", f"{tuple(logprobs)} for {question.choices} of {question.text!r}")
-    return tuple(weight / total for weight in weights)  # float32 rounding would lead outside [0, 1]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from srum_plugins.choices import REGION_TEMPLATE
+
 Combine = Literal["product", "geometric", "mean", "min"]
 
 
@@ -15,7 +17,7 @@ class ChoiceOptions:
     becomes the prompt. Both are answered by yes or no."""
 
     combine: Combine = "product"
-    region_template: str = "is this {phrase} ?"
+    region_template: str = REGION_TEMPLATE
     global_template: str = "Does the image show: {text}?"
 
     def __post_init__(self) -> None:
