@@ -141,6 +141,33 @@ def qwen_json(vocab: int, tokens: SpecialTokens, tied: bool = False) -> dict[str
     }
 
 
+def full_layout(width: int, inner: int, layers: int, keys: int, tied: bool) -> dict[str, tuple[int, ...]]:
+    """The names and shapes of the Qwen of an 8B or a 4B (blip3o.md 1.4), written out by hand. ``keys`` is the width of
+    all key heads."""
+    found: dict[str, tuple[int, ...]] = {"visual.patch_embed.proj.weight": (1280, 3, 2, 14, 14)}
+    for block in range(32):
+        at = f"visual.blocks.{block}."
+        found |= {f"{at}norm{n}.weight": (1280,) for n in (1, 2)}
+        found |= {f"{at}attn.qkv.weight": (3840, 1280), f"{at}attn.qkv.bias": (3840,)}
+        found |= {f"{at}attn.proj.weight": (1280, 1280), f"{at}attn.proj.bias": (1280,)}
+        for name in ("gate_proj", "up_proj"):
+            found |= {f"{at}mlp.{name}.weight": (3420, 1280), f"{at}mlp.{name}.bias": (3420,)}
+        found |= {f"{at}mlp.down_proj.weight": (1280, 3420), f"{at}mlp.down_proj.bias": (1280,)}
+    found |= {"visual.merger.ln_q.weight": (1280,)}
+    found |= {"visual.merger.mlp.0.weight": (5120, 5120), "visual.merger.mlp.0.bias": (5120,)}
+    found |= {"visual.merger.mlp.2.weight": (width, 5120), "visual.merger.mlp.2.bias": (width,)}
+    for layer in range(layers):
+        at = f"model.layers.{layer}."
+        for name, wide in (("q", width), ("k", keys), ("v", keys)):
+            found |= {f"{at}self_attn.{name}_proj.weight": (wide, width), f"{at}self_attn.{name}_proj.bias": (wide,)}
+        found |= {f"{at}self_attn.o_proj.weight": (width, width), f"{at}mlp.down_proj.weight": (width, inner)}
+        found |= {f"{at}mlp.{name}_proj.weight": (inner, width) for name in ("gate", "up")}
+        found |= {f"{at}{name}_layernorm.weight": (width,) for name in ("input", "post_attention")}
+    found |= {"model.norm.weight": (width,)}
+    tables = ("model.embed_tokens.weight",) if tied else ("model.embed_tokens.weight", "lm_head.weight")
+    return found | dict.fromkeys(tables, (151668, width))
+
+
 def add_weights(folder: Path, weights: dict[str, Tensor], shard: str) -> None:
     """Write one more shard, and its names into the index."""
     save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / shard)

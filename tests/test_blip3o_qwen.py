@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from blip3o_qwen import QUERIES, WrittenQwen, add_weights, qwen_json, write_qwen
+from blip3o_qwen import QUERIES, WrittenQwen, add_weights, full_layout, qwen_json, write_qwen
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -81,7 +81,10 @@ def test_the_flat_config_is_read_where_transformers_own_loader_is_wrong_in_silen
 
 def test_the_extras_are_read(release: tuple[Path, WrittenQwen]) -> None:
     assert read_extras(release[0]) == Extras(n_query=QUERIES, pool_stride=4, gen_hidden_size=1792)
-    assert attention_heads(release[0], "float32") == (Heads(4, 2, 8, "float32"), Heads(2, 2, 16, "float32"))
+    assert attention_heads(language_config(release[0]), "float32") == (
+        Heads(4, 2, 8, "float32"),
+        Heads(2, 2, 16, "float32"),
+    )
 
 
 @pytest.mark.parametrize(
@@ -227,32 +230,6 @@ def test_a_missing_head_is_told_where_embeddings_are_not_tied(tmp_path: Path) ->
     rewrite(tmp_path, tie_word_embeddings=False)
     with pytest.raises(CheckpointError, match=r"lm_head.weight is missing"):
         load_model(tmp_path, language_config(tmp_path), CPU, torch.float32)
-
-
-def full_layout(width: int, inner: int, layers: int, keys: int, tied: bool) -> dict[str, tuple[int, ...]]:
-    """The names and shapes of the Qwen of an 8B or a 4B (blip3o.md 1.4), written out by hand."""
-    found: dict[str, tuple[int, ...]] = {"visual.patch_embed.proj.weight": (1280, 3, 2, 14, 14)}
-    for block in range(32):
-        at = f"visual.blocks.{block}."
-        found |= {f"{at}norm{n}.weight": (1280,) for n in (1, 2)}
-        found |= {f"{at}attn.qkv.weight": (3840, 1280), f"{at}attn.qkv.bias": (3840,)}
-        found |= {f"{at}attn.proj.weight": (1280, 1280), f"{at}attn.proj.bias": (1280,)}
-        for name in ("gate_proj", "up_proj"):
-            found |= {f"{at}mlp.{name}.weight": (3420, 1280), f"{at}mlp.{name}.bias": (3420,)}
-        found |= {f"{at}mlp.down_proj.weight": (1280, 3420), f"{at}mlp.down_proj.bias": (1280,)}
-    found |= {"visual.merger.ln_q.weight": (1280,)}
-    found |= {"visual.merger.mlp.0.weight": (5120, 5120), "visual.merger.mlp.0.bias": (5120,)}
-    found |= {"visual.merger.mlp.2.weight": (width, 5120), "visual.merger.mlp.2.bias": (width,)}
-    for layer in range(layers):
-        at = f"model.layers.{layer}."
-        for name, wide in (("q", width), ("k", keys), ("v", keys)):
-            found |= {f"{at}self_attn.{name}_proj.weight": (wide, width), f"{at}self_attn.{name}_proj.bias": (wide,)}
-        found |= {f"{at}self_attn.o_proj.weight": (width, width), f"{at}mlp.down_proj.weight": (width, inner)}
-        found |= {f"{at}mlp.{name}_proj.weight": (inner, width) for name in ("gate", "up")}
-        found |= {f"{at}{name}_layernorm.weight": (width,) for name in ("input", "post_attention")}
-    found |= {"model.norm.weight": (width,)}
-    tables = ("model.embed_tokens.weight",) if tied else ("model.embed_tokens.weight", "lm_head.weight")
-    return found | dict.fromkeys(tables, (151668, width))
 
 
 @pytest.mark.parametrize(

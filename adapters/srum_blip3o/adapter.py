@@ -279,5 +279,5 @@ class Blip3oAdapter(ModelAdapter):
 
 
 def _dropped(condition: Tensor, drop: Tensor) -> Tensor:
-    """Conditions (B, Q, H) with zeros where dropped (B,)."""
-    return condition.masked_fill(drop[:, None, None], 0.0)
+    """Conditions (B, Q, H) with zeros where dropped (B,), told on any device."""
+    return condition.masked_fill(drop.to(condition.device)[:, None, None], 0.0)

@@ -81,6 +81,12 @@ class Preparation:
         return width * self.patch, height * self.patch
 
 
+def vision_preparation(config: Qwen2_5_VLConfig, pixels: tuple[int, int]) -> Preparation:
+    """The preparation that fits a config; ``pixels`` are the fewest and the most of an image as it is seen."""
+    vision: Any = config.vision_config
+    return Preparation(vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size, pixels)
+
+
 def read_preparation(folder: Path, config: Qwen2_5_VLConfig, pixels: tuple[int, int]) -> Preparation:
     """The preparation that fits a config. A folder may hold no file of the image processor; one that it holds must say
     the same, but for the numbers of pixels, which ``pixels`` gives.
@@ -110,7 +116,7 @@ def read_preparation(folder: Path, config: Qwen2_5_VLConfig, pixels: tuple[int, 
                 wrong.append(f"{name} is {data[name]!r}, not {values}")
         if wrong:
             raise CheckpointError(f"{file} does not fit a BLIP3o: {'; '.join(wrong)}")
-    return Preparation(vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size, pixels)
+    return vision_preparation(config, pixels)
 
 
 def _near(values: object, wanted: Sequence[float]) -> bool:

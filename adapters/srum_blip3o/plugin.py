@@ -28,6 +28,7 @@ def srum_model_adapters() -> list[Provider]:
             modules=("accelerate", "huggingface_hub"),
             extra="pip install 'srum-plugins[blip3o]'",
             identity=lambda options: folder_identity(options.checkpoint, options.revision),
+            weightless=_weightless,
             heads=_heads,
         )
     ]
@@ -43,3 +44,9 @@ def _heads(options: AdapterOptions) -> tuple[Heads, ...]:
     from srum_blip3o.released import heads
 
     return heads(options)
+
+
+def _weightless(options: AdapterOptions) -> Any:
+    from srum_blip3o.released import without_weights
+
+    return without_weights(options)

@@ -15,7 +15,7 @@ from srum_blip3o.attention import use_kernel
 from srum_blip3o.condition import condition
 from srum_blip3o.images import PIXELS, Preparation, read_preparation
 from srum_blip3o.loading import load_model
-from srum_blip3o.qwen_config import CONFIG, Extras, language_config, read_extras
+from srum_blip3o.qwen_config import CONFIG, language_config
 from srum_blip3o.tokenizer import Tokenizer
 from srum_plugins.attention.contract import Attention
 from srum_plugins.errors import CheckpointError
@@ -28,7 +28,6 @@ class Qwen:
     model: Any
     tokenizer: Tokenizer
     preparation: Preparation
-    extras: Extras
 
     @property
     def language(self) -> Any:
@@ -96,8 +95,8 @@ def load_qwen(
         raise CheckpointError(
             f"{folder}: {CONFIG} has image_token_id {config.image_token_id}, and the tokenizer {special.image}"
         )
-    extras, preparation = read_extras(folder), read_preparation(folder, config, pixels)
+    preparation = read_preparation(folder, config, pixels)
     model = load_model(folder, config, device, dtype)
     if kernel is not None:
         use_kernel(model, kernel)
-    return Qwen(model, tokenizer, preparation, extras)
+    return Qwen(model, tokenizer, preparation)

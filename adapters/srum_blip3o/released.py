@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -13,16 +14,18 @@ from safetensors import safe_open
 from torch import Tensor
 
 from srum_blip3o.adapter import Blip3oAdapter
-from srum_blip3o.attention import attention_heads
 from srum_blip3o.conditions import Conditions
-from srum_blip3o.decoder import load_decoder
-from srum_blip3o.eva import EvaTower, find_tower
+from srum_blip3o.decoder import load_decoder, read_decoder
+from srum_blip3o.eva import StoredTower, find_tower
+from srum_blip3o.memory import weightless
+from srum_blip3o.networks import Dimensions
 from srum_blip3o.options import AdapterOptions
 from srum_blip3o.prior import Prior, PriorConfig
 from srum_blip3o.prior_weights import DIT, QUERIES, load_prior, own_name, released_name
 from srum_blip3o.qwen import load_qwen
-from srum_blip3o.qwen_config import Extras
+from srum_blip3o.qwen_config import Extras, language_config, read_extras
 from srum_plugins.attention.contract import Attention, Heads
+from srum_plugins.contracts import Weightless
 from srum_plugins.errors import CheckpointError
 from srum_plugins.hub import folder_identity, local_folder
 from srum_plugins.weights import Shapes, save_weights, shapes, weight_files
@@ -35,52 +38,84 @@ PATCHES = 32
 """Of the tower, along one side (blip3o.md 2.2)."""
 
 
+@dataclass(frozen=True)
+class Release:
+    """A checkpoint folder of which only the small files and the headers were read: its parts fit one another.
+    ``files`` hold the weights of all but the pixel decoder; ``tower`` None is a checkpoint without one."""
+
+    folder: Path
+    files: tuple[Path, ...]
+    dimensions: Dimensions
+    tower: StoredTower | None
+
+
+def read_release(options: AdapterOptions, folder: Path) -> Release:
+    """What a folder holds.
+
+    Raises:
+        CheckpointError: it holds no BLIP3o, or one whose parts do not fit one another.
+    """
+    files = weight_files(folder, "model")
+    stored = shapes(files)
+    language, prior = language_config(folder), prior_config(stored, folder)
+    width = language.text_config.hidden_size
+    if width != prior.condition:
+        raise CheckpointError(
+            f"{folder}: the prior is conditioned on {prior.condition} numbers, and the language model has {width}"
+        )
+    _refuse_disagreement(read_extras(folder), prior, folder)
+    decoder, tower = read_decoder(folder / DECODER, prior.channels), _tower(options, files, stored)
+    return Release(folder, files, Dimensions(language, prior, decoder, None if tower is None else tower.config), tower)
+
+
 def build(options: AdapterOptions, device: str, attention: Attention | None = None) -> Blip3oAdapter:
-    """Load the checkpoint.
+    """Load the checkpoint. What its small files and headers tell is checked before any weight is read.
 
     Raises:
         CheckpointError: the folder holds no BLIP3o, or a damaged one.
         ConfigError: ``checkpoint`` is no place.
     """
-    folder, place, dtype = local_folder(options.checkpoint, options.revision), torch.device(device), options.dtype
-    kind = getattr(torch, dtype)
-    files = weight_files(folder, "model")
-    stored = shapes(files)
-    config = prior_config(stored, folder)
-    qwen = load_qwen(folder, place, kind, kernel=attention)
-    if qwen.width != config.condition:
-        raise CheckpointError(
-            f"{folder}: the prior is conditioned on {config.condition} numbers, and the language model has {qwen.width}"
-        )
-    _refuse_disagreement(qwen.extras, config, folder)
+    release = read_release(options, local_folder(options.checkpoint, options.revision))
+    folder, place, dtype = release.folder, torch.device(device), getattr(torch, options.dtype)
+    qwen = load_qwen(folder, place, dtype, kernel=attention)
+    config = release.dimensions.prior
     with torch.device("meta"):
         prior = Prior(config, attention)
-    load_prior(prior, files, place, kind)
-    decoder = load_decoder(folder / DECODER, config.channels, place, kind)
+    load_prior(prior, release.files, place, dtype)
+    decoder = load_decoder(folder / DECODER, config.channels, place, dtype)
     kernel = type(attention).__name__
-    identity = f"{folder_identity(options.checkpoint, options.revision)} {dtype} {place.type} {kernel}"
+    identity = f"{folder_identity(options.checkpoint, options.revision)} {options.dtype} {place.type} {kernel}"
     keep = os.environ.get(CACHE)
     return Blip3oAdapter(
         qwen,
         prior.eval(),
         decoder,
         Conditions(qwen.condition, identity, Path(keep).expanduser() if keep else None),
-        _tower(options, files, stored, place, kind),
+        None if release.tower is None else partial(release.tower.load, place, dtype),
         partial(write_release, folder),
         options.answer_tokens,
     )
 
 
-def heads(options: AdapterOptions) -> tuple[Heads, ...]:
-    """The heads of every attention: of the language model, of its eyes, and of the prior.
+def without_weights(options: AdapterOptions) -> Weightless:
+    """The same model without memory; nothing but small files and headers is read, and nothing is downloaded.
 
     Raises:
-        CheckpointError: the folder holds no BLIP3o.
+        CheckpointError: as :func:`read_release`, or the checkpoint is not on this machine.
+        ConfigError: ``checkpoint`` is no place.
     """
-    folder = local_folder(options.checkpoint, options.revision)
-    prior = prior_config(shapes(weight_files(folder, "model")), folder)
-    own = Heads(prior.heads, prior.heads, prior.channels // prior.heads, options.dtype)
-    return (*attention_heads(folder, options.dtype), own)
+    release = read_release(options, local_folder(options.checkpoint, options.revision, download=False))
+    return weightless(release.dimensions, getattr(torch, options.dtype), options.answer_tokens)
+
+
+def heads(options: AdapterOptions) -> tuple[Heads, ...]:
+    """See :meth:`Dimensions.heads`.
+
+    Raises:
+        CheckpointError: as :func:`build`.
+    """
+    release = read_release(options, local_folder(options.checkpoint, options.revision))
+    return release.dimensions.heads(options.dtype)
 
 
 def prior_config(stored: Shapes, folder: Path) -> PriorConfig:
@@ -106,17 +141,11 @@ def prior_config(stored: Shapes, folder: Path) -> PriorConfig:
     )
 
 
-def _tower(
-    options: AdapterOptions, files: Sequence[Path], stored: Shapes, device: torch.device, dtype: torch.dtype
-) -> Callable[[], EvaTower] | None:
-    """What loads the EVA tower, of its own file, or of the checkpoint if that holds one. That it fits is known now."""
+def _tower(options: AdapterOptions, files: Sequence[Path], stored: Shapes) -> StoredTower | None:
+    """The EVA tower, of its own file, or of the checkpoint if that holds one."""
     if options.tower is not None:
-        found = find_tower([Path(options.tower).expanduser()])
-    elif any(name.startswith(TOWER) for name in stored):
-        found = find_tower(files)
-    else:
-        return None
-    return partial(found.load, device, dtype)
+        return find_tower([Path(options.tower).expanduser()])
+    return find_tower(files) if any(name.startswith(TOWER) for name in stored) else None
 
 
 def _refuse_disagreement(extras: Extras, config: PriorConfig, folder: Path) -> None:
