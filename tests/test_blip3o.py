@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,16 @@ from PIL import Image
 from release_folder import write_release
 from safetensors.torch import load_file, save_file
 from srum_blip3o.adapter import Blip3oAdapter, FeaturePrediction
+from srum_blip3o.conditions import cache_folder
 from srum_blip3o.options import AdapterOptions, Sampling, Scope, Training
 from srum_blip3o.plugin import srum_model_adapters
 from srum_blip3o.prior_weights import PARTS, own_name
-from srum_blip3o.qwen import Qwen
-from srum_blip3o.released import build
+from srum_blip3o.qwen import Qwen, load_qwen
+from srum_blip3o.released import build, conditions_identity
 
 from srum_plugins.attention.contract import Attention, Heads, Segments
 from srum_plugins.attention.dense import Dense
+from srum_plugins.attention.sdpa import SDPA
 from srum_plugins.cli import main
 from srum_plugins.contracts import Draws, GenerationRequest, Question
 from srum_plugins.errors import CheckpointError, ContractError
@@ -243,6 +246,68 @@ def test_conditions_are_kept_for_later_runs(
     for file in files:
         file.write_bytes(b"half")
     assert np.array_equal(stack(adapter(folder).generate(requests(0, 1, 3), SAMPLING)), drawn) and read == [1] * 7
+
+
+@pytest.mark.parametrize(
+    ("given", "folder"),
+    [
+        ({"SRUM_CACHE": "/somewhere"}, "/somewhere"),
+        ({"SRUM_CACHE": "~/kept"}, "/home/me/kept"),
+        ({"SRUM_CACHE": "", "XDG_CACHE_HOME": "/cache"}, None),
+        ({"XDG_CACHE_HOME": "/cache"}, "/cache/srum-plugins/conditions"),
+        ({}, "/home/me/.cache/srum-plugins/conditions"),
+        ({"XDG_CACHE_HOME": "not/absolute"}, "/home/me/.cache/srum-plugins/conditions"),
+    ],
+)
+def test_conditions_are_kept_in_the_users_cache_folder_or_where_it_is_said(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], folder: str | None
+) -> None:
+    for name in ("SRUM_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", "/home/me")
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert cache_folder() == (None if folder is None else Path(folder))
+
+
+def test_a_folder_that_cannot_be_written_to_is_told_once_and_done_without(
+    folder: Path, tmp_path: Path, read: list[int], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("SRUM_CACHE", str(tmp_path / "file" / "inside"))
+    drawn = [adapter(folder).generate(requests(0, 1, 3), SAMPLING) for _ in range(2)]
+    assert read == [1] * 4
+    (record,) = caplog.records
+    assert record.levelname == "WARNING" and "cannot be kept in" in record.message and "goes on" in record.message
+    monkeypatch.setenv("SRUM_CACHE", "")
+    assert np.array_equal(stack(adapter(folder).generate(requests(0, 1, 3), SAMPLING)), stack(drawn[0]))
+    assert (tmp_path / "file").read_text() == "no folder"
+
+
+def test_conditions_are_told_by_all_that_they_depend_on(folder: Path, tmp_path: Path) -> None:
+    def identity(place: Path, dtype: str = "float32", kernel: Attention | None = None, **said: str) -> str:
+        options = AdapterOptions(str(place), dtype=dtype)  # type: ignore[arg-type]
+        qwen = load_qwen(place, torch.device("cpu"), torch.float32)
+        for name, value in said.items():
+            monkeypatch.setattr(f"srum_blip3o.tokenizer.{name}", value)
+        return conditions_identity(options, qwen, kernel)
+
+    shutil.copytree(folder, tmp_path / "other")
+    shard = tmp_path / "other" / "model-00001-of-00002.safetensors"
+    save_file({name: tensor + 1 for name, tensor in load_file(shard).items()}, shard)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        first = identity(folder)
+        assert identity(folder) == first
+        others = [
+            identity(tmp_path / "other"),
+            identity(folder, dtype="bfloat16"),
+            identity(folder, kernel=Dense()),
+            identity(folder, kernel=SDPA()),
+            identity(folder, DRAW="Draw: {caption}"),
+        ]
+        monkeypatch.setattr("torch.__version__", "2.99.0")
+        others.append(identity(folder))
+    assert len({first, *others}) == 1 + len(others)
 
 
 def test_what_is_guided_away_from_follows_the_weights(folder: Path) -> None:

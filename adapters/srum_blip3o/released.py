@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,11 +9,12 @@ from functools import partial
 from pathlib import Path
 
 import torch
+import transformers
 from safetensors import safe_open
 from torch import Tensor
 
 from srum_blip3o.adapter import Blip3oAdapter
-from srum_blip3o.conditions import Conditions
+from srum_blip3o.conditions import Conditions, cache_folder
 from srum_blip3o.decoder import load_decoder, read_decoder
 from srum_blip3o.eva import StoredTower, find_tower
 from srum_blip3o.memory import weightless
@@ -22,7 +22,7 @@ from srum_blip3o.networks import Dimensions
 from srum_blip3o.options import AdapterOptions
 from srum_blip3o.prior import Prior, PriorConfig
 from srum_blip3o.prior_weights import DIT, QUERIES, load_prior, own_name, released_name
-from srum_blip3o.qwen import load_qwen
+from srum_blip3o.qwen import Qwen, load_qwen
 from srum_blip3o.qwen_config import Extras, language_config, read_extras
 from srum_plugins.attention.contract import Attention, Heads
 from srum_plugins.contracts import Weightless
@@ -31,8 +31,6 @@ from srum_plugins.hub import folder_identity, local_folder
 from srum_plugins.weights import Shapes, save_weights, shapes, weight_files
 
 DECODER = "diffusion-decoder"
-CACHE = "SRUM_CACHE"
-"""The environment variable that names a folder for what may be kept for other runs."""
 TOWER = "model.gen_vision_tower."
 PATCHES = 32
 """Of the tower, along one side (blip3o.md 2.2)."""
@@ -83,18 +81,25 @@ def build(options: AdapterOptions, device: str, attention: Attention | None = No
         prior = Prior(config, attention)
     load_prior(prior, release.files, place, dtype)
     decoder = load_decoder(folder / DECODER, config.channels, place, dtype)
-    kernel = type(attention).__name__
-    identity = f"{folder_identity(options.checkpoint, options.revision)} {options.dtype} {place.type} {kernel}"
-    keep = os.environ.get(CACHE)
     return Blip3oAdapter(
         qwen,
         prior.eval(),
         decoder,
-        Conditions(qwen.condition, identity, Path(keep).expanduser() if keep else None),
+        Conditions(qwen.condition, conditions_identity(options, qwen, attention), cache_folder()),
         None if release.tower is None else partial(release.tower.load, place, dtype),
         partial(write_release, folder),
         options.answer_tokens,
     )
+
+
+def conditions_identity(options: AdapterOptions, qwen: Qwen, attention: Attention | None) -> str:
+    """What conditions depend on beside prompt and queries: the checkpoint, the chat that a prompt is put into, and what
+    they are computed with, which decides their last bits."""
+    kernel, device = type(attention), qwen.device
+    card = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    parts = (folder_identity(options.checkpoint, options.revision), qwen.tokenizer.drawing(""), options.dtype, card)
+    versions = (f"{kernel.__module__}.{kernel.__qualname__}", torch.__version__, transformers.__version__)
+    return repr((*parts, *versions))
 
 
 def without_weights(options: AdapterOptions) -> Weightless:
