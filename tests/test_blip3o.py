@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from blip3o_folder import write_blip3o
+from blip3o_parts import tiny_eva, write_eva
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -19,6 +20,7 @@ from release_folder import write_release
 from safetensors.torch import load_file, save_file
 from srum_blip3o.adapter import Blip3oAdapter, FeaturePrediction
 from srum_blip3o.conditions import cache_folder
+from srum_blip3o.eva import EvaConfig
 from srum_blip3o.options import AdapterOptions, Sampling, Scope, Training
 from srum_blip3o.plugin import srum_model_adapters
 from srum_blip3o.prior_weights import PARTS, own_name
@@ -436,6 +438,39 @@ def test_without_a_tower_only_encoding_is_missing(folder: Path, tmp_path: Path) 
     save_file(damaged, tmp_path.parent / "damaged.safetensors")
     with pytest.raises(CheckpointError, match=r"1 problems.*blocks.0.norm1.bias is missing"):
         adapter(tmp_path, tower=str(tmp_path.parent / "damaged.safetensors"))
+
+
+def test_a_tower_of_another_prior_is_refused(folder: Path, tmp_path: Path) -> None:
+    for config, words in (
+        (tiny_eva(channels=32), "32 channels on 16"),
+        (EvaConfig(48, 4, 16, 1, 2, 24), "16 channels on 12"),
+    ):
+        write_eva(tmp_path / "tower.safetensors", config)
+        with pytest.raises(CheckpointError, match=f"{words}.*the prior takes 16 on 8"):
+            adapter(folder, tower=str(tmp_path / "tower.safetensors"))
+
+
+def test_encoding_without_a_tower_is_refused_before_anything_is_loaded(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_blip3o(tmp_path / "blip", tower=False)
+
+    def refuse(*args: object) -> None:
+        raise AssertionError("weights were read")
+
+    monkeypatch.setattr("srum_blip3o.released.build", refuse)
+    Path("blip3o.yaml").write_text(json.dumps(config({"name": "blip3o", "checkpoint": "blip", "dtype": "float32"})))
+    encoded = ["blip3o.yaml", "train.latents=encoded"]
+    for stage in ("run", "train"):
+        assert main([stage, *encoded]) == 2
+        said = capsys.readouterr().err
+        assert "train.latents=encoded does not work with the adapter 'blip3o'" in said
+        assert "holds no EVA tower" in said and "adapter.tower" in said and "train.latents=kept" in said
+    [provider] = srum_model_adapters()
+    shard = str(folder / "model-00004-of-00004.safetensors")
+    able = (AdapterOptions(str(folder)), AdapterOptions("blip", tower=shard))
+    assert [provider.cannot_encode(options) for options in able] == ["", ""]
 
 
 # --- the framework ----------------------------------------------------------------------------------------------------

@@ -44,6 +44,10 @@ IMAGES_PER_CALL = 8
 NOTHING = " "
 """What is drawn for the pixel decoder to be guided away from (blip3o.md 4.3)."""
 NOTHING_SEED = 0
+NO_TOWER = (
+    "the checkpoint holds no EVA tower, which encoding images needs: give adapter.tower, a safetensors file of it, or "
+    "train on the features that were drawn (train.latents=kept)"
+)
 
 
 @dataclass(frozen=True)
@@ -166,10 +170,7 @@ class Blip3oAdapter(ModelAdapter):
             CheckpointError: there is none.
         """
         if self._load_tower is None:
-            raise CheckpointError(
-                "the checkpoint holds no EVA tower, which encoding images needs: give adapter.tower, a safetensors "
-                "file of it, or train on the features that were drawn (train.latents=kept)"
-            )
+            raise CheckpointError(NO_TOWER)
         return self._load_tower()
 
     # --- understanding --------------------------------------------------------------------------------------

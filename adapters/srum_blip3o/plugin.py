@@ -29,6 +29,7 @@ def srum_model_adapters() -> list[Provider]:
             extra="pip install 'srum-plugins[blip3o]'",
             identity=lambda options: folder_identity(options.checkpoint, options.revision),
             weightless=_weightless,
+            cannot_encode=_cannot_encode,
             heads=_heads,
         )
     ]
@@ -44,6 +45,12 @@ def _heads(options: AdapterOptions) -> tuple[Heads, ...]:
     from srum_blip3o.released import heads
 
     return heads(options)
+
+
+def _cannot_encode(options: AdapterOptions) -> str:
+    from srum_blip3o.released import cannot_encode
+
+    return cannot_encode(options)
 
 
 def _weightless(options: AdapterOptions) -> Any:

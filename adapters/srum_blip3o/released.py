@@ -13,7 +13,7 @@ import transformers
 from safetensors import safe_open
 from torch import Tensor
 
-from srum_blip3o.adapter import Blip3oAdapter
+from srum_blip3o.adapter import NO_TOWER, Blip3oAdapter
 from srum_blip3o.conditions import Conditions, cache_folder
 from srum_blip3o.decoder import load_decoder, read_decoder
 from srum_blip3o.eva import StoredTower, find_tower
@@ -63,6 +63,11 @@ def read_release(options: AdapterOptions, folder: Path) -> Release:
         )
     _refuse_disagreement(read_extras(folder), prior, folder)
     decoder, tower = read_decoder(folder / DECODER, prior.channels), _tower(options, files, stored)
+    if tower is not None and (tower.config.width != prior.channels or tower.config.side % prior.grid):
+        raise CheckpointError(
+            f"the EVA tower of {options.tower or folder} gives {tower.config.width} channels on {tower.config.side} "
+            f"patches a side, and the prior takes {prior.channels} on {prior.grid}"
+        )
     return Release(folder, files, Dimensions(language, prior, decoder, None if tower is None else tower.config), tower)
 
 
@@ -90,6 +95,17 @@ def build(options: AdapterOptions, device: str, attention: Attention | None = No
         partial(write_release, folder),
         options.answer_tokens,
     )
+
+
+def cannot_encode(options: AdapterOptions) -> str:
+    """Why images could not be encoded, and what to do; empty if they can. The headers tell.
+
+    Raises:
+        CheckpointError: as :func:`read_release`.
+        ConfigError: ``checkpoint`` is no place.
+    """
+    release = read_release(options, local_folder(options.checkpoint, options.revision))
+    return NO_TOWER if release.tower is None else ""
 
 
 def conditions_identity(options: AdapterOptions, qwen: Qwen, attention: Attention | None) -> str:
