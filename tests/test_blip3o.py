@@ -203,9 +203,9 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     counted: list[int] = []
     condition = Qwen.condition
 
-    def counting(self: Qwen, texts: Any, queries: Any) -> Any:
+    def counting(self: Qwen, texts: Any, *given: Any) -> Any:
         counted.append(len(texts))
-        return condition(self, texts, queries)
+        return condition(self, texts, *given)
 
     monkeypatch.setattr(Qwen, "condition", counting)
     return counted
@@ -496,6 +496,19 @@ def test_the_provider_and_its_attention(folder: Path) -> None:
     images = [one.generate(requests(0, 1), SAMPLING) for one in (given, plain)]
     assert kernel.calls > 0 and np.abs(stack(images[0]) - stack(images[1])).max() <= 1
     assert isinstance(kernel, Attention)
+
+
+def test_with_checkpointing_every_layer_that_gradients_go_through_is_computed_twice(folder: Path) -> None:
+    calls = []
+    for checkpointing in (False, True):
+        kernel = Counting()
+        model = build(AdapterOptions(str(folder), dtype="float32"), "cpu", kernel)
+        model.start_training(Training("prior+queries", checkpointing=checkpointing), base=False)
+        latents = [torch.randn(16, 8, 8)]
+        prediction = model.predict(prompts(1), latents, model.draw(latents, torch.Generator()))
+        prediction.token_losses(latents).mean().backward()
+        calls.append(kernel.calls)
+    assert calls == [2 + 2 * 2, 2 * (2 + 2 * 2)]  # one attention in each layer of the language, two in the prior's
 
 
 def config(adapter: dict[str, Any]) -> dict[str, Any]:

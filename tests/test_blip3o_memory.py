@@ -76,9 +76,10 @@ def real_step(blip3o: ModuleType, dtype: torch.dtype, learning: Learning) -> int
         (torch.float32, Weighted(WeightedOptions()), Training(), 0.0),
         (torch.bfloat16, Weighted(WeightedOptions()), Training(checkpointing=True), 0.9),
         (torch.float32, Paired(PairedOptions()), Training("prior+queries"), 0.0),
+        (torch.float32, Weighted(WeightedOptions()), Training("prior+queries", checkpointing=True), 0.0),
         (torch.bfloat16, Paired(PairedOptions()), Training(lora_rank=8), 0.0),
     ],
-    ids=["the prior", "recomputed, with an average", "with the queries and a base", "low rank, with a base"],
+    ids=["prior", "recomputed, with an average", "with queries and a base", "with queries, recomputed", "low rank"],
 )
 def test_a_training_step_holds_what_was_estimated(
     blip3o: ModuleType, dtype: torch.dtype, objective: Objective, training: Training, ema: float

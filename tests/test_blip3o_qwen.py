@@ -829,6 +829,26 @@ def test_conditions_and_their_gradients_are_the_same_with_a_kernel(qwen: Qwen, o
         assert torch.allclose(stock, kernel, rtol=1e-4, atol=1e-4)
 
 
+def test_checkpointing_changes_no_gradient_of_the_queries_and_holds_less(ours: Qwen, counted: Counted) -> None:
+    held, gradients, calls = [], [], []
+    for checkpointing in (False, True):
+        queries = some_queries().requires_grad_()
+        counted.calls.clear()
+        with Tracker("cpu") as tracker:
+            tracker.hold([*ours.model.parameters(), *ours.model.buffers()])
+            before = tracker.live
+            conditions = ours.condition(CAPTIONS, queries, checkpointing)
+            held.append(tracker.live - before)
+            conditions.square().sum().backward()
+        assert queries.grad is not None
+        gradients.append(queries.grad)
+        calls.append(len(counted.calls))
+        assert all("forward" not in vars(layer) for layer in ours.language.layers)
+    assert torch.equal(*gradients)
+    assert held[1] < held[0] / 3
+    assert calls == [2, 4]  # of two layers
+
+
 @torch.no_grad()
 def test_without_a_registered_mask_the_kernel_refuses_where_transformers_is_silent(
     qwen: Qwen, ours: Qwen, monkeypatch: pytest.MonkeyPatch

@@ -159,7 +159,7 @@ class Blip3oAdapter(ModelAdapter):
     def _condition(self, texts: Sequence[str]) -> Tensor:
         """Conditions (B, Q, H) of captions: with a graph if training moves the queries, else each computed once."""
         if self.prior.latent_queries.requires_grad and torch.is_grad_enabled():
-            return self.qwen.condition(texts, self.prior.latent_queries)
+            return self.qwen.condition(texts, self.prior.latent_queries, self.training.checkpointing)
         return self._conditions.of(texts, self.prior.latent_queries)
 
     @cached_property

@@ -63,7 +63,8 @@ class Training:
     ``scope`` is the prior, or also the queries that read the prompt (``prior+queries``); without them a prompt is read
     once for the whole training. With ``lora_rank`` above 0 the weights stay, and low-rank adapters of that rank beside
     the prior's layers, scaled by ``lora_alpha`` / ``lora_rank``, are trained in float32. With ``checkpointing`` each
-    layer of the prior holds its input alone for the backward pass, and computes the rest a second time.
+    layer of the prior, and of the language model where gradients go through it, holds its input alone for the backward
+    pass, and computes the rest a second time.
     """
 
     scope: Scope = "prior"

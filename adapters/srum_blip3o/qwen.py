@@ -47,10 +47,10 @@ class Qwen:
         device: torch.device = self.language.embed_tokens.weight.device
         return device
 
-    def condition(self, texts: Sequence[str], queries: Tensor) -> Tensor:
+    def condition(self, texts: Sequence[str], queries: Tensor, checkpointing: bool = False) -> Tensor:
         """Conditions (B, Q, H) of captions, read by queries (1, Q, H) in the chat that asks for an image. See
         :func:`srum_blip3o.condition.condition`."""
-        return condition(self.language, [self.tokenizer.drawing(text) for text in texts], queries)
+        return condition(self.language, [self.tokenizer.drawing(text) for text in texts], queries, checkpointing)
 
     def bare_condition(self, texts: Sequence[str], queries: Tensor) -> Tensor:
         """The same of texts without a chat: that of one space is what the pixel decoder is guided away from
