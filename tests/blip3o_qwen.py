@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,8 +54,9 @@ class WrittenQwen:
     hidden: int
 
 
-def write_tokenizer(folder: Path) -> int:
-    """A byte-level BPE of a few hundred tokens in the file format of Qwen2, BLIP3o's tokens last; their number."""
+def write_tokenizer(folder: Path, names: Sequence[str] = NAMES) -> int:
+    """A byte-level BPE of a few hundred tokens in the file format of Qwen2, tokens of control last, which are BLIP3o's
+    if no others are named; their number."""
     tokenizer = tokenizers.Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -64,20 +66,20 @@ def write_tokenizer(folder: Path) -> int:
     tokenizer.model.save(str(folder))
     size = tokenizer.get_vocab_size()
     added: dict[str, dict[str, Any]] = {
-        str(size + index): {"content": name, "special": True} for index, name in enumerate(NAMES)
+        str(size + index): {"content": name, "special": True} for index, name in enumerate(names)
     }
     for entry in added.values():
         entry |= {"lstrip": False, "rstrip": False, "normalized": False, "single_word": False}
     config = {
         "tokenizer_class": "Qwen2Tokenizer",
         "added_tokens_decoder": added,
-        "additional_special_tokens": list(NAMES[1:]),
+        "additional_special_tokens": list(names[1:]),
         "eos_token": "<|im_end|>",
         "pad_token": "<|endoftext|>",
         "model_max_length": 512,
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    return size + len(NAMES)
+    return size + len(names)
 
 
 def qwen_json(vocab: int, tokens: SpecialTokens, tied: bool = False) -> dict[str, Any]:

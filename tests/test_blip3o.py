@@ -13,6 +13,7 @@ import pytest
 import torch
 from blip3o_folder import write_blip3o
 from blip3o_parts import tiny_eva, write_eva
+from blip3o_qwen import NAMES, write_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -32,7 +33,7 @@ from srum_plugins.attention.dense import Dense
 from srum_plugins.attention.sdpa import SDPA
 from srum_plugins.cli import main
 from srum_plugins.contracts import Draws, GenerationRequest, Question
-from srum_plugins.errors import CheckpointError, ContractError
+from srum_plugins.errors import CheckpointError, ConfigError, ContractError
 from srum_plugins.options import build_options
 from srum_plugins.records import Box, Prompt
 from srum_plugins.rewards.maps import MapRegion, RewardMap
@@ -471,6 +472,53 @@ def test_encoding_without_a_tower_is_refused_before_anything_is_loaded(
     shard = str(folder / "model-00004-of-00004.safetensors")
     able = (AdapterOptions(str(folder)), AdapterOptions("blip", tower=shard))
     assert [provider.cannot_encode(options) for options in able] == ["", ""]
+
+
+TOKENIZER = ("vocab.json", "merges.txt", "tokenizer_config.json")
+
+
+def test_a_checkpoint_without_a_tokenizer_is_given_one_and_refused_without(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(folder, tmp_path / "bare")
+    for name in (*TOKENIZER, "preprocessor_config.json"):
+        (tmp_path / "bare" / name).unlink()
+    own = tmp_path / "own"
+    own.mkdir()
+    write_tokenizer(own, NAMES[:-3])
+    given = adapter(tmp_path / "bare", tokenizer=str(own))
+    drawn = [one.generate(requests(0, 1), SAMPLING) for one in (given, adapter(folder))]
+    assert np.array_equal(stack(drawn[0]), stack(drawn[1]))
+    given.save(tmp_path / "saved")
+    assert not any((tmp_path / "saved" / name).exists() for name in TOKENIZER)
+    adapter(tmp_path / "saved", tokenizer=str(own))
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise AssertionError("weights were read")
+
+    monkeypatch.setattr("srum_blip3o.qwen.load_model", refuse)
+    with pytest.raises(CheckpointError, match=r"bare holds no tokenizer.*give adapter\.tokenizer, a folder with the"):
+        adapter(tmp_path / "bare")
+    with pytest.raises(CheckpointError, match=r"bare holds no tokenizer: neither"):
+        adapter(tmp_path / "bare", tokenizer=str(tmp_path / "bare"))
+    with pytest.raises(ConfigError, match=r"adapter\.tokenizer is for checkpoints without.*leave it out"):
+        adapter(folder, tokenizer=str(own))
+
+
+def test_the_identity_follows_every_file_that_the_options_name(folder: Path, tmp_path: Path) -> None:
+    [provider] = srum_model_adapters()
+    write_tokenizer(tmp_path)
+    tower = tmp_path / "tower.safetensors"
+    options = [
+        AdapterOptions(str(folder)),
+        AdapterOptions(str(folder), tokenizer=str(tmp_path)),
+        AdapterOptions(str(folder), tower=str(tower)),
+    ]
+    before = [provider.identity(one) for one in options]
+    write_eva(tower)
+    write_tokenizer(tmp_path, NAMES[:-3])
+    after = [provider.identity(one) for one in options]
+    assert len({*before}) == 3 and before[0] == after[0] and not set(before[1:]) & set(after)
 
 
 # --- the framework ----------------------------------------------------------------------------------------------------

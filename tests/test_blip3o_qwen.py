@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from blip3o_qwen import QUERIES, WrittenQwen, add_weights, full_layout, qwen_json, write_qwen
+from blip3o_qwen import NAMES, QUERIES, WrittenQwen, add_weights, full_layout, qwen_json, write_qwen, write_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -27,7 +27,8 @@ from srum_blip3o.qwen_config import Extras, language_config, read_extras
 from srum_blip3o.reading import image_positions, read_images, read_texts
 from srum_blip3o.tokenizer import SpecialTokens
 from srum_blip3o.understanding import Understanding
-from transformers import AttentionMaskInterface, Qwen2_5_VLConfig
+from transformers import AttentionMaskInterface, Qwen2_5_VLConfig, Qwen2Tokenizer
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from srum_plugins.attention.contract import Attention, Heads, Segments
 from srum_plugins.attention.dense import Dense
@@ -275,8 +276,6 @@ def test_other_parts_are_passed_over_and_what_is_unknown_is_not() -> None:
 
 
 def test_chats_are_the_whole_text_read_at_once(release: tuple[Path, WrittenQwen], qwen: Qwen) -> None:
-    from transformers import Qwen2Tokenizer
-
     stock = Qwen2Tokenizer.from_pretrained(release[0])
     opened = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
     closed = "<|im_end|>\n<|im_start|>assistant\n"
@@ -300,6 +299,54 @@ def test_a_tokenizer_without_the_marker_is_refused(tmp_path: Path) -> None:
     file.write_text(file.read_text().replace("[IMG]", "[PIC]"))
     with pytest.raises(CheckpointError, match=r"lacks \[IMG\]: it is not BLIP3o's"):
         load_qwen(tmp_path, CPU, torch.float32)
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> tuple[Path, Path]:
+    """A checkpoint folder without tokenizer and preprocessor, and a folder of Qwen's own tokenizer."""
+    write_qwen(tmp_path / "bare")
+    for name in ("vocab.json", "merges.txt", "tokenizer_config.json", "preprocessor_config.json"):
+        (tmp_path / "bare" / name).unlink()
+    (tmp_path / "own").mkdir()
+    write_tokenizer(tmp_path / "own", NAMES[:-3])
+    return tmp_path / "bare", tmp_path / "own"
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["vocab.json", "tokenizer.json"])
+def test_a_folder_without_the_processors_files_reads_as_one_with_them(
+    bare: tuple[Path, Path], qwen: Qwen, whole: bool
+) -> None:
+    folder, own = bare
+    if whole:
+        Qwen2Tokenizer.from_pretrained(own).save_pretrained(own)
+        (own / "vocab.json").unlink()
+        assert (own / "tokenizer.json").is_file()
+    found = load_qwen(folder, CPU, torch.float32, PIXELS, tokenizer_folder=own)
+    assert found.tokenizer.special == qwen.tokenizer.special
+    for text in (*CAPTIONS, "a sign <|im_end|> [IMG] <image>"):
+        assert found.tokenizer.drawing(text) == qwen.tokenizer.drawing(text)
+        ids = found.tokenizer.encode(text)
+        assert found.tokenizer.decode(ids) == text and not set(ids) & set(found.tokenizer.added)
+    assert found.tokenizer.decode([*found.tokenizer.encode("x"), *found.tokenizer.added]) == "x"
+    questions = QUESTIONS[:2]
+    assert Understanding(found).answer(questions, SHORT) == Understanding(qwen).answer(questions, SHORT)
+    assert (tuple(OPENAI_CLIP_MEAN), tuple(OPENAI_CLIP_STD)) == (MEAN, DEVIATION)
+
+
+@pytest.mark.parametrize("names", [NAMES[:-4], (*NAMES[:-3], "<|other|>"), (*NAMES[:-3], "<image>", "[IMG]", "[/IMG]")])
+def test_a_tokenizer_whose_added_tokens_get_other_ids_is_refused(bare: tuple[Path, Path], names: Sequence[str]) -> None:
+    folder, own = bare
+    size = json.loads((folder / "config.json").read_text())["vocab_size"]
+    write_tokenizer(own, names)
+    with pytest.raises(CheckpointError, match=rf"\[IMG\].*come to be \d+.*must be the last of {size} tokens"):
+        load_qwen(folder, CPU, torch.float32, tokenizer_folder=own)
+
+
+def test_a_tokenizer_that_has_the_added_tokens_already_is_taken(bare: tuple[Path, Path], qwen: Qwen) -> None:
+    folder, own = bare
+    write_tokenizer(own)
+    found = load_qwen(folder, CPU, torch.float32, PIXELS, tokenizer_folder=own)
+    assert found.tokenizer.special == qwen.tokenizer.special
 
 
 def test_files_that_disagree_are_refused(tmp_path: Path) -> None:

@@ -18,6 +18,9 @@ PREPROCESSOR = "preprocessor_config.json"
 PIXELS = (200704, 1605632)
 """The fewest and the most pixels of an image as it is seen, as in the original's evaluation (blip3o.md 5)."""
 MEAN, DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+"""Of red, green and blue in [0, 1]: those of CLIP, which Qwen2.5-VL's published ``preprocessor_config.json`` states and
+transformers' image processor of this model has by default. The original always takes the processor of Qwen's own
+repository (blip3o.md 5), so that a folder may hold none."""
 NARROWEST = 200
 """Of an image's sides, the most that one may have of the other (blip3o.md 5.1)."""
 ROUNDING = 1e-6

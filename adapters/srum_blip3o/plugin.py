@@ -8,7 +8,6 @@ from srum_blip3o.options import AdapterOptions, Sampling, Training
 from srum_plugins.attention.contract import Attention, Heads
 from srum_plugins.contracts import Capability
 from srum_plugins.hookspecs import hookimpl
-from srum_plugins.hub import folder_identity
 from srum_plugins.providers import Provider
 
 
@@ -27,7 +26,7 @@ def srum_model_adapters() -> list[Provider]:
             capabilities=frozenset(Capability) - {Capability.THINK},
             modules=("accelerate", "huggingface_hub"),
             extra="pip install 'srum-plugins[blip3o]'",
-            identity=lambda options: folder_identity(options.checkpoint, options.revision),
+            identity=lambda options: options.identity,
             weightless=_weightless,
             cannot_encode=_cannot_encode,
             heads=_heads,

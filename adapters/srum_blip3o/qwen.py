@@ -76,15 +76,17 @@ def load_qwen(
     dtype: torch.dtype,
     pixels: tuple[int, int] = PIXELS,
     kernel: Attention | None = None,
+    tokenizer_folder: Path | None = None,
 ) -> Qwen:
     """The Qwen2.5-VL of a checkpoint folder, frozen. ``pixels`` are the fewest and the most of an image as it is seen;
-    ``kernel`` computes all attention, transformers' own choice if there is none.
+    ``kernel`` computes all attention, transformers' own choice if there is none. ``tokenizer_folder`` is where
+    Qwen2.5-VL's own tokenizer is, for a checkpoint without one.
 
     Raises:
         CheckpointError: a file is missing or damaged, or does not fit the others.
     """
     config: Any = language_config(folder)
-    tokenizer = Tokenizer(folder)
+    tokenizer = Tokenizer(tokenizer_folder or folder, config.text_config.vocab_size if tokenizer_folder else None)
     special = tokenizer.special
     if max(vars(special).values()) >= config.text_config.vocab_size:
         raise CheckpointError(

@@ -26,8 +26,9 @@ from srum_blip3o.qwen import Qwen, load_qwen
 from srum_blip3o.qwen_config import Extras, language_config, read_extras
 from srum_plugins.attention.contract import Attention, Heads
 from srum_plugins.contracts import Weightless
-from srum_plugins.errors import CheckpointError
-from srum_plugins.hub import folder_identity, local_folder
+from srum_plugins.errors import CheckpointError, ConfigError
+from srum_plugins.hub import local_folder
+from srum_plugins.qwen_tokenizer import FILES, holds_tokenizer
 from srum_plugins.weights import Shapes, save_weights, shapes, weight_files
 
 DECODER = "diffusion-decoder"
@@ -39,12 +40,14 @@ PATCHES = 32
 @dataclass(frozen=True)
 class Release:
     """A checkpoint folder of which only the small files and the headers were read: its parts fit one another.
-    ``files`` hold the weights of all but the pixel decoder; ``tower`` None is a checkpoint without one."""
+    ``files`` hold the weights of all but the pixel decoder; ``tower`` None is a checkpoint without one. ``tokenizer``
+    is the folder of Qwen2.5-VL's, None if the checkpoint has its own."""
 
     folder: Path
     files: tuple[Path, ...]
     dimensions: Dimensions
     tower: StoredTower | None
+    tokenizer: Path | None
 
 
 def read_release(options: AdapterOptions, folder: Path) -> Release:
@@ -52,6 +55,7 @@ def read_release(options: AdapterOptions, folder: Path) -> Release:
 
     Raises:
         CheckpointError: it holds no BLIP3o, or one whose parts do not fit one another.
+        ConfigError: ``tokenizer`` is given for a checkpoint that has its own.
     """
     files = weight_files(folder, "model")
     stored = shapes(files)
@@ -68,7 +72,8 @@ def read_release(options: AdapterOptions, folder: Path) -> Release:
             f"the EVA tower of {options.tower or folder} gives {tower.config.width} channels on {tower.config.side} "
             f"patches a side, and the prior takes {prior.channels} on {prior.grid}"
         )
-    return Release(folder, files, Dimensions(language, prior, decoder, None if tower is None else tower.config), tower)
+    dimensions = Dimensions(language, prior, decoder, None if tower is None else tower.config)
+    return Release(folder, files, dimensions, tower, _tokenizer(options, folder))
 
 
 def build(options: AdapterOptions, device: str, attention: Attention | None = None) -> Blip3oAdapter:
@@ -76,11 +81,11 @@ def build(options: AdapterOptions, device: str, attention: Attention | None = No
 
     Raises:
         CheckpointError: the folder holds no BLIP3o, or a damaged one.
-        ConfigError: ``checkpoint`` is no place.
+        ConfigError: ``checkpoint`` is no place, or ``tokenizer`` is not needed.
     """
     release = read_release(options, local_folder(options.checkpoint, options.revision))
     folder, place, dtype = release.folder, torch.device(device), getattr(torch, options.dtype)
-    qwen = load_qwen(folder, place, dtype, kernel=attention)
+    qwen = load_qwen(folder, place, dtype, kernel=attention, tokenizer_folder=release.tokenizer)
     config = release.dimensions.prior
     with torch.device("meta"):
         prior = Prior(config, attention)
@@ -113,7 +118,7 @@ def conditions_identity(options: AdapterOptions, qwen: Qwen, attention: Attentio
     they are computed with, which decides their last bits."""
     kernel, device = type(attention), qwen.device
     card = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    parts = (folder_identity(options.checkpoint, options.revision), qwen.tokenizer.drawing(""), options.dtype, card)
+    parts = (options.identity, qwen.tokenizer.drawing(""), options.dtype, card)
     versions = (f"{kernel.__module__}.{kernel.__qualname__}", torch.__version__, transformers.__version__)
     return repr((*parts, *versions))
 
@@ -167,6 +172,22 @@ def _tower(options: AdapterOptions, files: Sequence[Path], stored: Shapes) -> St
     if options.tower is not None:
         return find_tower([Path(options.tower).expanduser()])
     return find_tower(files) if any(name.startswith(TOWER) for name in stored) else None
+
+
+def _tokenizer(options: AdapterOptions, folder: Path) -> Path | None:
+    """Where Qwen2.5-VL's own tokenizer is; None if the checkpoint has one."""
+    if holds_tokenizer(folder):
+        if options.tokenizer is not None:
+            raise ConfigError(
+                f"adapter.tokenizer is for checkpoints without tokenizer files; {folder} has them: leave it out"
+            )
+        return None
+    if options.tokenizer is None:
+        raise CheckpointError(
+            f"{folder} holds no tokenizer, neither {FILES[0]} nor {FILES[1]} with merges.txt: give adapter.tokenizer, "
+            "a folder with the tokenizer files of Qwen2.5-VL, such as those of Qwen/Qwen2.5-VL-7B-Instruct"
+        )
+    return Path(options.tokenizer).expanduser()
 
 
 def _refuse_disagreement(extras: Extras, config: PriorConfig, folder: Path) -> None:
