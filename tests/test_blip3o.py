@@ -611,6 +611,35 @@ def test_two_models_run_one_experiment_through_the_command_line(
     assert json.loads(Path("half/summary.json").read_text())["understanding"]["identical"] is True
 
 
+@pytest.mark.slow  # torchao compiles its step for every shape: a C++ compiler, and up to a minute
+def test_a_whole_run_in_bfloat16_moves_the_prior_alone(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("torchao")
+    monkeypatch.chdir(tmp_path)
+    Path("blip3o.yaml").write_text(
+        json.dumps(config({"name": "blip3o", "checkpoint": str(folder), "answer_tokens": 6}))
+    )
+    assert main(["run", "blip3o.yaml", "train.optimizer=adamw8bit"]) == 0, capsys.readouterr().err
+    stages = tmp_path / "run-blip3o" / "stages"
+    (weights,) = (stages / "train").glob("*/weights")
+    shards = sorted(file.name for file in folder.glob("*.safetensors"))
+    before, after = (
+        {name: tensor for shard in shards for name, tensor in load_file(place / shard).items()}
+        for place in (folder, weights)
+    )
+    assert before.keys() == after.keys() and {value.dtype for value in after.values()} == {torch.bfloat16}
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    prior = {name for name in before if own_name(name) not in (None, "latent_queries")}
+    assert moved <= prior and not {name for name in prior if before[name].ndim == 2} - moved
+    (file,) = (stages / "train").glob("*/checkpoints/step-000002/optimizer.safetensors")
+    eight = {name.split("/")[1] for name, value in load_file(file).items() if value.dtype == torch.uint8}
+    assert eight and eight == {own_name(name) for name in prior if before[name].numel() >= 4096}
+    # The run found the same, by the digest of what each side of the evaluation read.
+    summary = json.loads((tmp_path / "run-blip3o" / "summary.json").read_text())
+    assert summary["understanding"]["identical"] is True
+
+
 @pytest.mark.parametrize("scope", ["prior", "prior+queries"])
 def test_bfloat16_weights_have_gradients(folder: Path, scope: Scope) -> None:
     model = build(AdapterOptions(str(folder)), "cpu")
