@@ -111,6 +111,16 @@ def check_optimizer(adapter: Registered, options: Any, training: Any, train: Tra
         )
 
 
+def check_latents(adapter: Registered, options: Any, train: TrainSection) -> None:
+    """Refuse to have images encoded by an adapter that cannot: the stages before training take hours.
+
+    Raises:
+        ConfigError: why, and what to do.
+    """
+    if train.latents == "encoded" and (why := adapter.provider.cannot_encode(options)):
+        raise ConfigError(f"train.latents=encoded does not work with the adapter {adapter.provider.name!r}: {why}")
+
+
 def _fitting(kind: Kind, adapter: Registered, host: PluginHost) -> str:
     """What is said of the providers that are ready and work with this adapter, by their default options."""
     names = [name for name in host.names(kind) if _fits(host.get(kind, name).provider, adapter)]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from PIL import Image
@@ -17,6 +18,8 @@ from srum_plugins.contracts import GREEDY, Answer, Decoding, Question
 from srum_plugins.decoding import likeliest, sampled, write
 from srum_plugins.errors import ContractError
 from srum_plugins.records import Box, Failure, Region
+
+Found = TypeVar("Found")
 
 ANSWER_TOKENS = 512
 """After which an open answer is cut off, where nobody asks for another budget."""
@@ -74,13 +77,14 @@ class Understanding:
 
     def _answered(self, questions: Sequence[Question], decoding: Decoding) -> list[_Answered]:
         limit = decoding.max_tokens or self.answer_tokens
-        done: dict[int, _Answered] = {}
-        for read, asked in self._asked(questions, limit):
+
+        def answered(read: Context, asked: Sequence[_Asked]) -> list[_Answered]:
             context, first = self._questions(read, asked)
             chosen = [questions[one.index] for one in asked]
             answers = self._continued(context, first, chosen, decoding, limit)
-            done |= {one.index: _Answered(answer, one.seen) for one, answer in zip(asked, answers, strict=True)}
-        return [done[index] for index in range(len(questions))]
+            return [_Answered(answer, one.seen) for one, answer in zip(asked, answers, strict=True)]
+
+        return self._found(questions, limit, answered)
 
     @torch.no_grad()
     def choice_logprobs(self, questions: Sequence[Question]) -> list[tuple[float, ...]]:
@@ -96,18 +100,18 @@ class Understanding:
             if not ids or not all(ids):
                 raise ContractError(f"{question.text!r} needs choices, none of them empty; got {question.choices}")
         longest = max((len(ids) for wanted in choices for ids in wanted), default=0)
-        done: dict[int, tuple[float, ...]] = {}
-        for read, asked in self._asked(questions, longest):
+
+        def scored(read: Context, asked: Sequence[_Asked]) -> list[tuple[float, ...]]:
             context, first = self._questions(read, asked)
             branches = [(row, ids) for row, one in enumerate(asked) for ids in choices[one.index]]
             sums: list[Tensor] = []
             for start in range(0, len(branches), self.rows_per_call):
                 sums += self._scored(context, first, branches[start : start + self.rows_per_call])
             scores = iter(sums)
-            for one in asked:
-                own = torch.stack([next(scores) for _ in choices[one.index]])
-                done[one.index] = tuple(torch.log_softmax(own, dim=0).tolist())
-        return [done[index] for index in range(len(questions))]
+            own = [torch.stack([next(scores) for _ in choices[one.index]]) for one in asked]
+            return [tuple(torch.log_softmax(one, dim=0).tolist()) for one in own]
+
+        return self._found(questions, longest, scored)
 
     @torch.no_grad()
     def locate(self, images: Sequence[Image.Image], phrases: Sequence[Sequence[str]]) -> list[list[Region | Failure]]:
@@ -158,32 +162,48 @@ class Understanding:
         kept = zip(read.labels, read.boxes, read.notes, strict=True)
         return [*(region(*one) for one in kept), *lost]
 
-    def _asked(self, questions: Sequence[Question], room: int) -> Iterator[tuple[Context, list[_Asked]]]:
-        """Questions, so many at a time, with the context of their images, which leaves ``room`` tokens to answer."""
+    def _found(
+        self, questions: Sequence[Question], room: int, work: Callable[[Context, Sequence[_Asked]], Sequence[Found]]
+    ) -> list[Found]:
+        """What ``work`` finds of questions after the context of their images, which leaves ``room`` tokens to answer;
+        images and questions are taken so many at a time."""
         groups: dict[int, list[int]] = {}
         for index, question in enumerate(questions):
             groups.setdefault(id(question.image), []).append(index)
-        members = list(groups.values())
+        members, done = list(groups.values()), dict[int, Found]()
         for start in range(0, len(members), self.rows_per_call):
-            part = members[start : start + self.rows_per_call]
-            images = [questions[own[0]].image for own in part]
-            prepared = self.qwen.preparation.prepare(images)
-            read = read_images(self.qwen, self.qwen.see(prepared.patches, prepared.grids), prepared.grids)
-            asked = []
-            for row, own in enumerate(part):
-                seen = self.qwen.preparation.seen_size(prepared.grids[row])
-                for index in own:
-                    question = questions[index]
-                    text = about(question.text, question.box, seen, question.image.size)
-                    asked.append(_Asked(index, row, self.qwen.tokenizer.asking(text), seen))
-            self._refuse_long(read, asked, questions, room)
-            for first in range(0, len(asked), self.rows_per_call):
-                yield read, asked[first : first + self.rows_per_call]
+            done |= self._found_of(members[start : start + self.rows_per_call], questions, room, work)
+        return [done[index] for index in range(len(questions))]
+
+    def _found_of(
+        self,
+        members: Sequence[Sequence[int]],
+        questions: Sequence[Question],
+        room: int,
+        work: Callable[[Context, Sequence[_Asked]], Sequence[Found]],
+    ) -> dict[int, Found]:
+        """By its place, what ``work`` finds of each question about a few images. The context of the images, gigabytes
+        for large ones, is gone when it returns: that of the next ones is never held beside it."""
+        prepared = self.qwen.preparation.prepare([questions[own[0]].image for own in members])
+        read = read_images(self.qwen, self.qwen.see(prepared.patches, prepared.grids), prepared.grids)
+        asked: list[_Asked] = []
+        for row, own in enumerate(members):
+            seen = self.qwen.preparation.seen_size(prepared.grids[row])
+            for index in own:
+                question = questions[index]
+                text = about(question.text, question.box, seen, question.image.size)
+                asked.append(_Asked(index, row, self.qwen.tokenizer.asking(text), seen))
+        self._refuse_long(read, asked, questions, room)
+        done: dict[int, Found] = {}
+        for first in range(0, len(asked), self.rows_per_call):
+            part = asked[first : first + self.rows_per_call]
+            done |= zip((one.index for one in part), work(read, part), strict=True)
+        return done
 
     def _refuse_long(self, read: Context, asked: Sequence[_Asked], questions: Sequence[Question], room: int) -> None:
-        places, positions = read.places.tolist(), self.qwen.language.config.max_position_embeddings
+        positions = self.qwen.language.config.max_position_embeddings
         for one in asked:
-            used = places[one.parent] + len(one.ids) + room
+            used = read.places[one.parent] + len(one.ids) + room
             if used > positions:
                 raise ContractError(
                     f"the question {questions[one.index].text[:80]!r} with its image and an answer of {room} tokens "
