@@ -11,7 +11,7 @@ from torch import Tensor
 
 from srum_blip3o.boxes import about, read_boxes, where_question
 from srum_blip3o.qwen import Qwen
-from srum_blip3o.reading import Context, last, logits, read_images, read_texts, step
+from srum_blip3o.reading import Context, last, logits, read_images, read_opening, read_texts, step
 from srum_plugins.contracts import GREEDY, Answer, Decoding, Question
 from srum_plugins.decoding import likeliest, sampled, write
 from srum_plugins.errors import ContractError
@@ -25,7 +25,8 @@ ROWS_PER_CALL = 16
 
 @dataclass(frozen=True)
 class _Asked:
-    """A question as ids, its place among all, the row of its image, and the (width, height) that it is seen in."""
+    """A question as ids, its place among all, the row of the context that it follows, and the (width, height) that its
+    image is seen in: (0, 0) without one."""
 
     index: int
     parent: int
@@ -129,25 +130,39 @@ class Understanding:
 
     def _asked(self, questions: Sequence[Question], room: int) -> Iterator[tuple[Context, list[_Asked]]]:
         """Questions, so many at a time, with the context of their images, which leaves ``room`` tokens to answer."""
-        groups: dict[int, list[int]] = {}
+        groups: dict[int, tuple[Image.Image, list[int]]] = {}
+        alone: list[int] = []
         for index, question in enumerate(questions):
-            groups.setdefault(id(question.image), []).append(index)
+            if question.image is None:
+                alone.append(index)
+            else:
+                groups.setdefault(id(question.image), (question.image, []))[1].append(index)
         members = list(groups.values())
-        for start in range(0, len(members), self.rows_per_call):
-            part = members[start : start + self.rows_per_call]
-            images = [questions[own[0]].image for own in part]
-            prepared = self.qwen.preparation.prepare(images)
-            read = read_images(self.qwen, self.qwen.see(prepared.patches, prepared.grids), prepared.grids)
-            asked = []
-            for row, own in enumerate(part):
-                seen = self.qwen.preparation.seen_size(prepared.grids[row])
-                for index in own:
-                    question = questions[index]
-                    text = about(question.text, question.box, seen, question.image.size)
-                    asked.append(_Asked(index, row, self.qwen.tokenizer.asking(text), seen))
+        parts = [members[start : start + self.rows_per_call] for start in range(0, len(members), self.rows_per_call)]
+        for part in [*parts, *([[]] if alone else [])]:
+            read, asked = self._about_images(questions, part) if part else self._about_nothing(questions, alone)
             self._refuse_long(read, asked, questions, room)
             for first in range(0, len(asked), self.rows_per_call):
                 yield read, asked[first : first + self.rows_per_call]
+
+    def _about_images(
+        self, questions: Sequence[Question], members: Sequence[tuple[Image.Image, list[int]]]
+    ) -> tuple[Context, list[_Asked]]:
+        """Images, each with the places of its questions."""
+        prepared = self.qwen.preparation.prepare([image for image, _ in members])
+        read = read_images(self.qwen, self.qwen.see(prepared.patches, prepared.grids), prepared.grids)
+        asked = []
+        for row, (image, own) in enumerate(members):
+            seen = self.qwen.preparation.seen_size(prepared.grids[row])
+            for index in own:
+                text = about(questions[index].text, questions[index].box, seen, image.size)
+                asked.append(_Asked(index, row, self.qwen.tokenizer.asking(text), seen))
+        return read, asked
+
+    def _about_nothing(self, questions: Sequence[Question], members: Sequence[int]) -> tuple[Context, list[_Asked]]:
+        """Questions whose text alone answers them."""
+        asking = self.qwen.tokenizer.asking_alone
+        return read_opening(self.qwen), [_Asked(index, 0, asking(questions[index].text), (0, 0)) for index in members]
 
     def _refuse_long(self, read: Context, asked: Sequence[_Asked], questions: Sequence[Question], room: int) -> None:
         places, positions = read.places.tolist(), self.qwen.language.config.max_position_embeddings
@@ -183,7 +198,7 @@ class Understanding:
         choose = sampled(decoding, seeds) if decoding.temperature else likeliest
         ends = (tokenizer.special.end, tokenizer.special.pad)
         written = write(first, following, ends, limit, choose, stopped if decoding.stop else None)
-        return [Answer(decoding.cut(tokenizer.decode(one.ids)), one.truncated) for one in written]
+        return [Answer(decoding.cut(tokenizer.decode(one.ids)), one.truncated, len(one.ids)) for one in written]
 
     def _scored(self, context: Context, first: Tensor, branches: Sequence[tuple[int, list[int]]]) -> list[Tensor]:
         """The log-probability of each (row of the context, ids of an answer), its end included."""
