@@ -34,6 +34,7 @@ from srum_plugins.attention.dense import Dense
 from srum_plugins.attention.sdpa import SDPA
 from srum_plugins.contracts import Answer, Decoding, Question
 from srum_plugins.errors import CheckpointError, ContractError
+from srum_plugins.memory.tracker import Tracker
 from srum_plugins.records import Box, Failure, Region
 
 CPU, PIXELS = torch.device("cpu"), (28 * 28, 200 * 200)
@@ -588,6 +589,22 @@ def test_an_image_is_seen_once_for_all_its_questions(qwen: Qwen, monkeypatch: py
     monkeypatch.setattr(Qwen, "see", counted)
     Understanding(qwen).answer(QUESTIONS, SHORT)
     assert grids == [3]
+
+
+@pytest.mark.parametrize("choices", [False, True])
+def test_images_that_were_asked_about_are_let_go_before_the_next_are_read(qwen: Qwen, choices: bool) -> None:
+    understanding, peaks = Understanding(qwen, answer_tokens=2, rows_per_call=1), []
+    asked = [Question(picture(200, 200, seed), "Is it red?", YES_NO) for seed in range(3)]
+    for count in (1, 3):
+        with Tracker("cpu") as tracker:
+            tracker.hold([*qwen.model.parameters(), *qwen.model.buffers()])
+            held = tracker.live
+            if choices:
+                understanding.choice_logprobs(asked[:count])
+            else:
+                understanding.answer(asked[:count])
+            peaks.append(tracker.peak - held)
+    assert peaks[1] < 1.02 * peaks[0]
 
 
 def test_a_question_that_is_too_long_is_refused(understanding: Understanding) -> None:

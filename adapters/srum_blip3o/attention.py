@@ -143,12 +143,13 @@ class WindowAttention(nn.Module):
     def forward(
         self, hidden_states: Tensor, cu_seqlens: Tensor, position_embeddings: Sequence[Tensor], **_: object
     ) -> Tensor:
-        """Patches (P, C) of all images, each seeing those of its own window; ``cu_seqlens`` (W + 1,) is where windows
-        begin, and the positions are cosine and sine (P, D). The names of the arguments are transformers'."""
+        """Patches (P, C) of all images, each seeing those of its own window; ``cu_seqlens`` (W + 1,), on the host, is
+        where windows begin, and the positions are cosine and sine (P, D). The names of the arguments are
+        transformers'."""
         parts = self.qkv(hidden_states).unflatten(1, (3, self.num_heads, -1))
         q, k, v = parts.unbind(1)
         q, k = apply_rotary_pos_emb_vision(q, k, *position_embeddings)
-        out = self.kernel.attend(q, k, v, _windows(cu_seqlens))
+        out = self.kernel.attend(q, k, v, _windows(cu_seqlens, q.device))
         projected: Tensor = self.proj(out.flatten(1))
         return projected
 
@@ -157,13 +158,13 @@ _latest: list[tuple[Tensor, Segments]] = []
 """Of the starts of windows that were asked for last: transformers gives the same two tensors to all layers."""
 
 
-def _windows(starts: Tensor) -> Segments:
-    """Segments of windows that begin at ``starts`` (W + 1,); the same ones for the same tensor."""
+def _windows(starts: Tensor, device: torch.device) -> Segments:
+    """Segments on a device of windows that begin at ``starts`` (W + 1,); the same ones for the same tensor."""
     for known, segments in _latest:
         if known is starts:
             return segments
     lengths = starts.diff().tolist()
-    segments = Segments.of(lengths, lengths, False, starts.device)
+    segments = Segments.of(lengths, lengths, False, device)
     _latest[:] = [(starts, segments), *_latest[:1]]
     return segments
 

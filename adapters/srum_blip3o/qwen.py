@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.vision_utils import get_vision_position_ids
 
 from srum_blip3o.attention import use_kernel
 from srum_blip3o.condition import condition
@@ -59,12 +60,14 @@ class Qwen:
 
     @torch.no_grad()
     def see(self, pixels: Tensor, grids: Tensor) -> list[Tensor]:
-        """Image tokens (N, H) of each prepared image: see :class:`srum_blip3o.images.Prepared`."""
+        """Image tokens (N, H) of each prepared image: see :class:`srum_blip3o.images.Prepared`. Both are taken from the
+        host."""
         visual = self.model.model.visual
-        weight = visual.patch_embed.proj.weight
-        grids = grids.to(weight.device)
-        seen = visual(pixels.to(weight.device, weight.dtype), grid_thw=grids).pooler_output
-        counts = (grids.prod(dim=1) // visual.spatial_merge_size**2).tolist()
+        weight, merge = visual.patch_embed.proj.weight, visual.spatial_merge_size
+        # The tower lays out its windows by the grids' values, which would be read back from the device image by image.
+        places = get_vision_position_ids(grids, merge).to(weight.device)
+        seen = visual(pixels.to(weight.device, weight.dtype), grid_thw=grids, position_ids=places).pooler_output
+        counts = (grids.prod(dim=1) // merge**2).tolist()
         return list(seen.split(counts))
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import torch
 from PIL import Image
@@ -16,6 +18,8 @@ from srum_plugins.contracts import GREEDY, Answer, Decoding, Question
 from srum_plugins.decoding import likeliest, sampled, write
 from srum_plugins.errors import ContractError
 from srum_plugins.records import Failure, Region
+
+Found = TypeVar("Found")
 
 ANSWER_TOKENS = 512
 """After which an open answer is cut off, where nobody asks for another budget."""
@@ -60,13 +64,14 @@ class Understanding:
 
     def _answered(self, questions: Sequence[Question], decoding: Decoding) -> list[_Answered]:
         limit = decoding.max_tokens or self.answer_tokens
-        done: dict[int, _Answered] = {}
-        for read, asked in self._asked(questions, limit):
+
+        def answered(read: Context, asked: Sequence[_Asked]) -> list[_Answered]:
             context, first = self._questions(read, asked)
             chosen = [questions[one.index] for one in asked]
             answers = self._continued(context, first, chosen, decoding, limit)
-            done |= {one.index: _Answered(answer, one.seen) for one, answer in zip(asked, answers, strict=True)}
-        return [done[index] for index in range(len(questions))]
+            return [_Answered(answer, one.seen) for one, answer in zip(asked, answers, strict=True)]
+
+        return self._found(questions, limit, answered)
 
     @torch.no_grad()
     def choice_logprobs(self, questions: Sequence[Question]) -> list[tuple[float, ...]]:
@@ -82,18 +87,18 @@ class Understanding:
             if not ids or not all(ids):
                 raise ContractError(f"{question.text!r} needs choices, none of them empty; got {question.choices}")
         longest = max((len(ids) for wanted in choices for ids in wanted), default=0)
-        done: dict[int, tuple[float, ...]] = {}
-        for read, asked in self._asked(questions, longest):
+
+        def scored(read: Context, asked: Sequence[_Asked]) -> list[tuple[float, ...]]:
             context, first = self._questions(read, asked)
             branches = [(row, ids) for row, one in enumerate(asked) for ids in choices[one.index]]
             sums: list[Tensor] = []
             for start in range(0, len(branches), self.rows_per_call):
                 sums += self._scored(context, first, branches[start : start + self.rows_per_call])
             scores = iter(sums)
-            for one in asked:
-                own = torch.stack([next(scores) for _ in choices[one.index]])
-                done[one.index] = tuple(torch.log_softmax(own, dim=0).tolist())
-        return [done[index] for index in range(len(questions))]
+            own = [torch.stack([next(scores) for _ in choices[one.index]]) for one in asked]
+            return [tuple(torch.log_softmax(one, dim=0).tolist()) for one in own]
+
+        return self._found(questions, longest, scored)
 
     @torch.no_grad()
     def locate(self, images: Sequence[Image.Image], phrases: Sequence[Sequence[str]]) -> list[list[Region | Failure]]:
@@ -128,8 +133,11 @@ class Understanding:
         kept = zip(read.boxes, read.notes, strict=True)
         return [*(Region(box, phrase, mended=note) for box, note in kept), *lost]
 
-    def _asked(self, questions: Sequence[Question], room: int) -> Iterator[tuple[Context, list[_Asked]]]:
-        """Questions, so many at a time, with the context of their images, which leaves ``room`` tokens to answer."""
+    def _found(
+        self, questions: Sequence[Question], room: int, work: Callable[[Context, Sequence[_Asked]], Sequence[Found]]
+    ) -> list[Found]:
+        """What ``work`` finds of questions after the context of their images, which leaves ``room`` tokens to answer;
+        images and questions are taken so many at a time, and those without an image after all others."""
         groups: dict[int, tuple[Image.Image, list[int]]] = {}
         alone: list[int] = []
         for index, question in enumerate(questions):
@@ -137,13 +145,30 @@ class Understanding:
                 alone.append(index)
             else:
                 groups.setdefault(id(question.image), (question.image, []))[1].append(index)
-        members = list(groups.values())
-        parts = [members[start : start + self.rows_per_call] for start in range(0, len(members), self.rows_per_call)]
-        for part in [*parts, *([[]] if alone else [])]:
-            read, asked = self._about_images(questions, part) if part else self._about_nothing(questions, alone)
-            self._refuse_long(read, asked, questions, room)
-            for first in range(0, len(asked), self.rows_per_call):
-                yield read, asked[first : first + self.rows_per_call]
+        members, done = list(groups.values()), dict[int, Found]()
+        for start in range(0, len(members), self.rows_per_call):
+            part = members[start : start + self.rows_per_call]
+            done |= self._found_of(partial(self._about_images, questions, part), questions, room, work)
+        if alone:
+            done |= self._found_of(partial(self._about_nothing, questions, alone), questions, room, work)
+        return [done[index] for index in range(len(questions))]
+
+    def _found_of(
+        self,
+        reading: Callable[[], tuple[Context, list[_Asked]]],
+        questions: Sequence[Question],
+        room: int,
+        work: Callable[[Context, Sequence[_Asked]], Sequence[Found]],
+    ) -> dict[int, Found]:
+        """By its place, what ``work`` finds of each question about a few images. The context of the images, gigabytes
+        for large ones, is gone when it returns: that of the next ones is never held beside it."""
+        read, asked = reading()
+        self._refuse_long(read, asked, questions, room)
+        done: dict[int, Found] = {}
+        for first in range(0, len(asked), self.rows_per_call):
+            part = asked[first : first + self.rows_per_call]
+            done |= zip((one.index for one in part), work(read, part), strict=True)
+        return done
 
     def _about_images(
         self, questions: Sequence[Question], members: Sequence[tuple[Image.Image, list[int]]]
@@ -165,13 +190,14 @@ class Understanding:
         return read_opening(self.qwen), [_Asked(index, 0, asking(questions[index].text), (0, 0)) for index in members]
 
     def _refuse_long(self, read: Context, asked: Sequence[_Asked], questions: Sequence[Question], room: int) -> None:
-        places, positions = read.places.tolist(), self.qwen.language.config.max_position_embeddings
+        positions = self.qwen.language.config.max_position_embeddings
         for one in asked:
-            used = places[one.parent] + len(one.ids) + room
+            used = read.places[one.parent] + len(one.ids) + room
             if used > positions:
                 raise ContractError(
-                    f"the question {questions[one.index].text[:80]!r} with its image and an answer of {room} tokens "
-                    f"takes {used} positions of the model's {positions}: shorten it, or give the answer fewer tokens"
+                    f"the question {questions[one.index].text[:80]!r} with its image, if it has one, and an answer of "
+                    f"{room} tokens takes {used} positions of the model's {positions}: shorten it, or give the answer "
+                    "fewer tokens"
                 )
 
     def _questions(self, read: Context, asked: Sequence[_Asked]) -> tuple[Context, Tensor]:
