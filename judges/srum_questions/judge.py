@@ -1,0 +1,75 @@
+"""Turns the model's answers to its own questions into the two scores of SRUM."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from srum_plugins.choice_answers import YES_NO, Answered
+from srum_plugins.contracts import Judge, Located, ModelAdapter, Question
+from srum_plugins.errors import ContractError
+from srum_plugins.records import Failure, Grounding, Judgement, Score
+from srum_plugins.region_questions import ask_images
+from srum_plugins.runs.fingerprint import fingerprint
+from srum_questions.lists import Lists, QuestionList
+from srum_questions.options import QuestionsOptions
+
+
+class QuestionsJudge(Judge):
+    """alpha: the share of the prompt's questions that hold of the image, weighted by confidence; the model has written
+    them itself. local: 2 p(yes) - 1 of the question whether the region shows its phrase."""
+
+    def __init__(self, options: QuestionsOptions) -> None:
+        self._options = options
+        self._lists = Lists(options)
+        self._wording = fingerprint([options.template, options.region_template, YES_NO])
+
+    def judge(
+        self, items: Sequence[Located], groundings: Sequence[Grounding], model: ModelAdapter | None
+    ) -> list[Judgement]:
+        """A prompt's questions are written when it is first met; then all questions about all images go to the model in
+        one call. Where no question could be read alpha is a Failure, and regions have their scores all the same.
+        ``tokens`` are those of the list, which the candidates of a prompt share."""
+        if model is None:
+            raise ContractError("the judge 'questions' needs a model")
+        lists = [self._lists.of(item.prompt.text, model) for item in items]
+        facts = [
+            [] if isinstance(own.questions, Failure) else [Question(item.image, text, YES_NO) for text in own.questions]
+            for item, own in zip(items, lists, strict=True)
+        ]
+        heard = ask_images(model, items, groundings, facts, self._options.region_template)
+        return [
+            Judgement(
+                grounding.candidate_id,
+                _alpha(own, one.facts),
+                one.local,
+                (*own.tries, *one.lines),
+                own.tokens,
+                wording=self._wording,
+            )
+            for grounding, own, one in zip(groundings, lists, heard, strict=True)
+        ]
+
+
+def _alpha(own: QuestionList, answers: Sequence[Answered]) -> Score | Failure:
+    if isinstance(own.questions, Failure):
+        return own.questions
+    yes: list[float] = []
+    for answered in answers:
+        if isinstance(answered, Failure):
+            return answered
+        yes.append(answered[0])
+    weakest, fact = min(zip(yes, own.questions, strict=True))
+    held = sum(value >= 0.5 for value in yes)
+    return Score(share_that_holds(yes), f"{held} of {len(yes)} hold; p(yes) = {weakest:.3f}: {fact}")
+
+
+def share_that_holds(yes: Sequence[float]) -> float:
+    """The share of questions that are answered by yes, weighted by confidence: of p_i = p(yes) in [0, 1] of at least
+    one question, sum_i w_i [p_i >= 1/2] / sum_i w_i with w_i = |2 p_i - 1|, in [0, 1]. It does not fall where a p_i
+    rises. Where no answer has any confidence it is 1/2, the mean of all p_i."""
+    weights = [abs(2 * value - 1) for value in yes]
+    whole = math.fsum(weights)  # exactly rounded: the order does not matter
+    if whole == 0:
+        return 0.5
+    return math.fsum(weight for weight, value in zip(weights, yes, strict=True) if value >= 0.5) / whole
