@@ -13,10 +13,10 @@ from srum_shapes.prompts import corrupt, parse, sample_facts, to_prompt
 from srum_shapes.vocabulary import encode
 from srum_shapes.world import render, scene_for
 
+from srum_plugins.choices import with_article
 from srum_plugins.contracts import Capability, Located
 from srum_plugins.errors import ContractError
 from srum_plugins.records import Box, Candidate, Check, Failure, Grounding, Judgement, Prompt, Region, Score
-from srum_plugins.region_questions import with_article
 
 seeds = st.integers(0, 2**32 - 1)
 probabilities = st.lists(st.floats(0, 1), min_size=1, max_size=6)

@@ -6,11 +6,11 @@ import math
 from collections.abc import Sequence
 
 from srum_choice.options import ChoiceOptions, Combine
-from srum_plugins.choice_answers import YES_NO, Answered
+from srum_plugins.choices import YES_NO
 from srum_plugins.contracts import Judge, Located, ModelAdapter, Question
 from srum_plugins.errors import ContractError
 from srum_plugins.records import Check, Failure, Grounding, Judgement, Prompt, Score
-from srum_plugins.region_questions import ask_images
+from srum_plugins.region_questions import Answered, ask_images
 from srum_plugins.runs.fingerprint import fingerprint
 
 

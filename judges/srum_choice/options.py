@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from srum_plugins.region_questions import TEMPLATE, check_template
+from srum_plugins.choices import REGION_TEMPLATE
+from srum_plugins.region_questions import check_template
 
 Combine = Literal["product", "geometric", "mean", "min"]
 
@@ -17,7 +18,7 @@ class ChoiceOptions:
     becomes the prompt. Both are answered by yes or no."""
 
     combine: Combine = "product"
-    region_template: str = TEMPLATE
+    region_template: str = REGION_TEMPLATE
     global_template: str = "Does the image show: {text}?"
 
     def __post_init__(self) -> None:

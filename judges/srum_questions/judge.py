@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from srum_plugins.choice_answers import YES_NO, Answered
+from srum_plugins.choices import YES_NO
 from srum_plugins.contracts import Judge, Located, ModelAdapter, Question
 from srum_plugins.errors import ContractError
 from srum_plugins.records import Failure, Grounding, Judgement, Score
-from srum_plugins.region_questions import ask_images
+from srum_plugins.region_questions import Answered, ask_images
 from srum_plugins.runs.fingerprint import fingerprint
 from srum_questions.lists import Lists, QuestionList
 from srum_questions.options import QuestionsOptions

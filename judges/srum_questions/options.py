@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from srum_plugins.region_questions import TEMPLATE, check_template
+from srum_plugins.choices import REGION_TEMPLATE
+from srum_plugins.region_questions import check_template
 from srum_questions.wording import WRITE
 
 
@@ -20,7 +21,7 @@ class QuestionsOptions:
     retries: int = 2
     temperature: float = 0.7
     template: str = WRITE
-    region_template: str = TEMPLATE
+    region_template: str = REGION_TEMPLATE
 
     def __post_init__(self) -> None:
         if self.max_questions < 1:
