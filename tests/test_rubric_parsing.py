@@ -27,7 +27,7 @@ ASKED_REGIONS = REGIONS.replace("{text}", "a red circle").replace(
     "{regions}", "\n".join(REGION.format(name=name, phrase=ANYTHING, x0=1, y0=2, x1=30, y1=14) for name in NAMES)
 )
 
-# --- adversarial answers: pieces of answers in any order, some changed, cut at any byte --------------------------------
+# --- adversarial answers: pieces of answers in any order, some changed, cut at any byte -------------------------------
 NUMBERS = [
     *("0.5", "-0.5", "1", "1.0", "0", "-1.0", "+0.25", ".5", "-.5", "0.50", "00.5", "0.0", "-0", "-0.0"),
     *("−0.5", "－0.5", "０．５", "−１．０", "٠.٥", "०.५", "𝟎.𝟓", "½", "0²", "①", "0٫5", "–0.5", "‑0.5", "- 0.5"),
@@ -153,7 +153,7 @@ def adversarial(draw: st.DrawFn) -> Answer:
     return Answer(text, truncated=cut and rng.random() < 0.5)
 
 
-# --- an oracle that shares nothing with the parser ---------------------------------------------------------------------
+# --- an oracle that shares nothing with the parser --------------------------------------------------------------------
 def stated(text: str) -> set[float]:
     """The numbers that a text states at the end of a line, after a colon or a pipe, outside thoughts. A number is
     counted even where the parser refuses it: what the parser returns must be among these."""
@@ -212,7 +212,7 @@ def test_any_text_at_all_is_read_without_an_exception(text, truncated):
         sound(result, answer, -1.0)
 
 
-# --- what is well formed is read exactly -------------------------------------------------------------------------------
+# --- what is well formed is read exactly ------------------------------------------------------------------------------
 reasons = st.lists(st.text("abcdefg 0123456789.,;<>()%'ßé漢字-", min_size=1).map(str.strip), max_size=4).map(
     lambda parts: " ".join(" ".join(parts).split()).strip("-. ")
 )
@@ -278,7 +278,7 @@ def test_of_a_cut_answer_exactly_the_complete_lines_count(tenths, at):
             assert isinstance(found[name], Failure) and found[name].cause == parsing.TRUNCATED
 
 
-# --- by name -----------------------------------------------------------------------------------------------------------
+# --- by name ----------------------------------------------------------------------------------------------------------
 def alone(text: str) -> Score | Failure:
     """As the score of a region, which may be negative."""
     return parse_regions(Answer(f"R1 | a dog | {text}"), ("R1",))["R1"]

@@ -29,7 +29,7 @@ THINK = "Think first, between <think> and </think>."
 """Added where thinking is wanted."""
 
 CROPS = """\
-The image shows regions that were cut out of a picture, each below its name.
+The image shows framed regions that were cut out of a picture, each below its name.
 The picture was made for this description: {text}
 The regions are:
 {regions}
