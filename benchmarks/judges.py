@@ -20,7 +20,6 @@ import json
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -64,13 +63,13 @@ class Questioning(Words):
         return " ?\n".join(" ".join(words[start : start + WORDS]) for start in range(0, len(words), WORDS)) + " ?"
 
 
-@dataclass
 class Counting(ModelAdapter):
     """A model, and what was asked of it: questions that it chose an answer to, and tokens of each one that it wrote."""
 
-    model: ModelAdapter
-    chosen: int = 0
-    written: list[int] = field(default_factory=list)
+    def __init__(self, model: ModelAdapter) -> None:
+        self.model = model
+        self.chosen = 0
+        self.written: list[int] = []
 
     def answer(self, questions: Sequence[Question], decoding: Decoding = GREEDY) -> list[Answer]:
         answers = self.model.answer(questions, decoding)

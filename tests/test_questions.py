@@ -79,42 +79,29 @@ def test_a_list_that_was_cut_off_keeps_its_whole_questions(lines: list[str], dat
 @given(shares)
 def test_the_share_is_a_share_and_knows_no_order(yes: list[float]) -> None:
     share = share_that_holds(yes)
+    assert min(yes) - 1e-12 <= share <= max(yes) + 1e-12
     assert 0.0 <= share <= 1.0
     assert share == share_that_holds(yes[::-1]) == share_that_holds(sorted(yes))
-
-
-@given(shares.filter(lambda yes: all(value == 0.5 or abs(value - 0.5) > 1e-6 for value in yes)))
-def test_what_does_not_hold_is_the_rest(yes: list[float]) -> None:
-    assert share_that_holds([1 - value for value in yes]) == pytest.approx(1 - share_that_holds(yes), abs=1e-6)
+    assert share_that_holds([1 - value for value in yes]) == pytest.approx(1 - share)
 
 
 @given(shares, st.integers(0, 7), st.floats(0, 1))
 def test_the_share_never_falls_when_an_answer_rises(yes: list[float], index: int, value: float) -> None:
     index %= len(yes)
     raised = [*yes[:index], max(value, yes[index]), *yes[index + 1 :]]
-    assert share_that_holds(raised) >= share_that_holds(yes) - 1e-12
+    assert share_that_holds(raised) >= share_that_holds(yes)
 
 
-@given(st.lists(st.booleans(), min_size=1, max_size=8), st.floats(0.01, 0.5))
-def test_equal_confidence_counts_questions(answers: list[bool], confidence: float) -> None:
-    yes = [0.5 + confidence if answer else 0.5 - confidence for answer in answers]
-    assert share_that_holds(yes) == pytest.approx(sum(answers) / len(answers))
+@given(st.lists(st.booleans(), min_size=1, max_size=8))
+def test_sure_answers_are_counted(answers: list[bool]) -> None:
+    assert share_that_holds([float(answer) for answer in answers]) == sum(answers) / len(answers)
 
 
-@pytest.mark.parametrize(
-    ("yes", "expected"),
-    [
-        ((1.0, 1.0), 1.0),
-        ((0.0, 0.0), 0.0),
-        ((1.0, 0.0), 0.5),
-        ((1.0, 0.5), 1.0),  # what the model does not know counts for nothing
-        ((0.0, 0.5), 0.0),
-        ((0.5, 0.5), 0.5),
-        ((0.9, 0.9, 0.3), 0.8),
-    ],
-)
-def test_shares(yes: tuple[float, ...], expected: float) -> None:
-    assert share_that_holds(yes) == pytest.approx(expected)
+@given(shares)
+def test_what_the_model_does_not_know_counts_a_half(yes: list[float]) -> None:
+    nearer = abs(share_that_holds([*yes, 0.5]) - 0.5)
+    assert nearer <= abs(share_that_holds(yes) - 0.5)
+    assert share_that_holds([0.5] * len(yes)) == 0.5
 
 
 # --- the judge --------------------------------------------------------------------------------------------------------
@@ -148,7 +135,7 @@ def test_the_share_of_the_written_questions_that_hold() -> None:
     found = judge(
         model, image, regions[0], Region(regions[1].box, "red circle"), Region(Box(0, 0, 4, 4), background=True)
     )
-    assert isinstance(found.alpha, Score) and found.alpha.value == pytest.approx(2 / 3)
+    assert isinstance(found.alpha, Score) and found.alpha.value == pytest.approx((0.9 + 0.9 + 0.1) / 3)
     assert found.alpha.reason == f"2 of 3 hold; p(yes) = 0.100: {GREEN}"
     assert [score.value for score in found.local if isinstance(score, Score)] == pytest.approx([0.8, -0.8, 0.0])
     assert found.raw == (
@@ -213,7 +200,7 @@ def test_a_prompt_whose_questions_cannot_be_read_is_a_failure_and_its_regions_ar
 
 def test_whole_lines_of_a_list_that_was_cut_off_are_asked() -> None:
     found = judge(Writer(f"{RED}\n{BLUE}\nis there a gre", truncated=True), picture(TEXT)[0])
-    assert isinstance(found.alpha, Score) and found.alpha.value == 1.0
+    assert isinstance(found.alpha, Score) and found.alpha.reason.startswith("2 of 2 hold")
 
 
 def test_at_most_so_many_questions_are_asked() -> None:

@@ -16,8 +16,8 @@ from srum_questions.options import QuestionsOptions
 
 
 class QuestionsJudge(Judge):
-    """alpha: the share of the prompt's questions that hold of the image, weighted by confidence; the model has written
-    them itself. local: 2 p(yes) - 1 of the question whether the region shows its phrase."""
+    """alpha: the share of the prompt's questions that hold of the image (:func:`share_that_holds`); the model has
+    written them itself. local: 2 p(yes) - 1 of the question whether the region shows its phrase."""
 
     def __init__(self, options: QuestionsOptions) -> None:
         self._options = options
@@ -65,11 +65,7 @@ def _alpha(own: QuestionList, answers: Sequence[Answered]) -> Score | Failure:
 
 
 def share_that_holds(yes: Sequence[float]) -> float:
-    """The share of questions that are answered by yes, weighted by confidence: of p_i = p(yes) in [0, 1] of at least
-    one question, sum_i w_i [p_i >= 1/2] / sum_i w_i with w_i = |2 p_i - 1|, in [0, 1]. It does not fall where a p_i
-    rises. Where no answer has any confidence it is 1/2, the mean of all p_i."""
-    weights = [abs(2 * value - 1) for value in yes]
-    whole = math.fsum(weights)  # exactly rounded: the order does not matter
-    if whole == 0:
-        return 0.5
-    return math.fsum(weight for weight, value in zip(weights, yes, strict=True) if value >= 0.5) / whole
+    """The share of questions that hold, weighted by confidence: the mean of p_i = p(yes) in [0, 1] of at least one
+    question, which is the share that holds in expectation, in [0, 1]. A sure yes counts 1, a sure no 0, and what the
+    model does not know a half. It does not fall where a p_i rises."""
+    return math.fsum(yes) / len(yes)  # exactly rounded: the order does not matter
