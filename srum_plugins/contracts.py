@@ -240,11 +240,13 @@ class Weightless:
     It does on the host what the real one does on the host, and everything else on ``meta``, where no value can be read:
     a work ends where one is needed. So its plans and answers are to be written from their last word on, after all that
     may come before it. To its tokenizer every word of a text is one token. ``size`` is the (width, height) in pixels of
-    its images where a request names none.
+    its images where a request names none; ``latents`` the shape (C, H, W) of what an adapter keeps with its images to
+    train on (:attr:`Generated.latents`), None if it keeps nothing.
     """
 
     model: ModelAdapter
     size: tuple[int, int]
+    latents: tuple[int, int, int] | None = None
 
 
 @dataclass(frozen=True)

@@ -98,6 +98,16 @@ def check_optimizer(adapter: Registered, options: Any, training: Any, train: Tra
         )
 
 
+def check_latents(adapter: Registered, options: Any, train: TrainSection) -> None:
+    """Refuse to have images encoded by an adapter that cannot: the stages before training take hours.
+
+    Raises:
+        ConfigError: why, and what to do.
+    """
+    if train.latents == "encoded" and (why := adapter.provider.cannot_encode(options)):
+        raise ConfigError(f"train.latents=encoded does not work with the adapter {adapter.provider.name!r}: {why}")
+
+
 def _lacking(asker: str, needs: Iterable[Capability], adapter: Registered) -> list[str]:
     provider = adapter.provider
     said = f"{provider.name!r} of {adapter.origin} declares {', '.join(sorted(provider.capabilities)) or 'nothing'}"

@@ -9,7 +9,7 @@ from srum_plugins import commands, gate
 from srum_plugins.config import SLOTS, TrainSection
 from srum_plugins.contracts import Capability
 from srum_plugins.errors import CapabilityError, ConfigError
-from srum_plugins.gate import STAGE_NEEDS, STAGE_OF_SLOT, check, check_optimizer
+from srum_plugins.gate import STAGE_NEEDS, STAGE_OF_SLOT, check, check_latents, check_optimizer
 from srum_plugins.host import Registered
 from srum_plugins.providers import Kind, Provider
 from srum_plugins.stages.pipeline import NAMES
@@ -90,6 +90,16 @@ def test_gate_commands_and_pipeline_know_the_same_stages() -> None:
     assert list(STAGE_NEEDS) == list(commands.STAGES) == list(NAMES)
     assert set(STAGE_OF_SLOT) == set(SLOTS) - {"adapter", "attention"}
     assert set(STAGE_OF_SLOT.values()) == set(NAMES)
+
+
+def test_an_adapter_that_cannot_encode_is_refused_where_images_are_to_be() -> None:
+    blind = adapter(cannot_encode=lambda options: options["why"])
+    encoded = TrainSection(latents="encoded")
+    check_latents(adapter(), None, encoded)
+    check_latents(blind, {"why": ""}, encoded)
+    check_latents(blind, {"why": "it has no eyes"}, TrainSection())
+    with pytest.raises(ConfigError, match=r"train\.latents=encoded does not work with .*: it has no eyes"):
+        check_latents(blind, {"why": "it has no eyes"}, encoded)
 
 
 def test_weights_that_an_optimizer_cannot_move_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

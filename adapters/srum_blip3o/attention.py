@@ -11,16 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, Qwen2_5_VLConfig
 from transformers.masking_utils import causal_mask_function
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb_vision
 
-from srum_blip3o.qwen_config import language_config
 from srum_plugins.attention.contract import Attention, Heads, Segments
 from srum_plugins.errors import ContractError
 
@@ -50,14 +48,10 @@ def use_kernel(model: Any, kernel: Attention) -> None:
         block.attn = WindowAttention(block.attn, kernel)
 
 
-def attention_heads(folder: Path, dtype: str) -> tuple[Heads, Heads]:
-    """The shapes of the attention of the language model and of the vision tower, from a folder's config alone.
-
-    Raises:
-        CheckpointError: see :func:`srum_blip3o.qwen_config.language_config`.
-    """
-    config: Any = language_config(folder)
-    text, vision = config.text_config, config.vision_config
+def attention_heads(config: Qwen2_5_VLConfig, dtype: str) -> tuple[Heads, Heads]:
+    """The shapes of the attention of the language model and of the vision tower."""
+    text: Any = config.text_config
+    vision: Any = config.vision_config
     heads, width = text.num_attention_heads, text.hidden_size // text.num_attention_heads
     seeing = vision.num_heads
     return (

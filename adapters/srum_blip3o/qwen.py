@@ -15,7 +15,7 @@ from srum_blip3o.attention import use_kernel
 from srum_blip3o.condition import condition
 from srum_blip3o.images import PIXELS, Preparation, read_preparation
 from srum_blip3o.loading import load_model
-from srum_blip3o.qwen_config import CONFIG, Extras, language_config, read_extras
+from srum_blip3o.qwen_config import CONFIG, language_config
 from srum_blip3o.tokenizer import Tokenizer
 from srum_plugins.attention.contract import Attention
 from srum_plugins.errors import CheckpointError
@@ -28,7 +28,6 @@ class Qwen:
     model: Any
     tokenizer: Tokenizer
     preparation: Preparation
-    extras: Extras
 
     @property
     def language(self) -> Any:
@@ -48,10 +47,10 @@ class Qwen:
         device: torch.device = self.language.embed_tokens.weight.device
         return device
 
-    def condition(self, texts: Sequence[str], queries: Tensor) -> Tensor:
+    def condition(self, texts: Sequence[str], queries: Tensor, checkpointing: bool = False) -> Tensor:
         """Conditions (B, Q, H) of captions, read by queries (1, Q, H) in the chat that asks for an image. See
         :func:`srum_blip3o.condition.condition`."""
-        return condition(self.language, [self.tokenizer.drawing(text) for text in texts], queries)
+        return condition(self.language, [self.tokenizer.drawing(text) for text in texts], queries, checkpointing)
 
     def bare_condition(self, texts: Sequence[str], queries: Tensor) -> Tensor:
         """The same of texts without a chat: that of one space is what the pixel decoder is guided away from
@@ -77,15 +76,17 @@ def load_qwen(
     dtype: torch.dtype,
     pixels: tuple[int, int] = PIXELS,
     kernel: Attention | None = None,
+    tokenizer_folder: Path | None = None,
 ) -> Qwen:
     """The Qwen2.5-VL of a checkpoint folder, frozen. ``pixels`` are the fewest and the most of an image as it is seen;
-    ``kernel`` computes all attention, transformers' own choice if there is none.
+    ``kernel`` computes all attention, transformers' own choice if there is none. ``tokenizer_folder`` is where
+    Qwen2.5-VL's own tokenizer is, for a checkpoint without one.
 
     Raises:
         CheckpointError: a file is missing or damaged, or does not fit the others.
     """
     config: Any = language_config(folder)
-    tokenizer = Tokenizer(folder)
+    tokenizer = Tokenizer(tokenizer_folder or folder, config.text_config.vocab_size if tokenizer_folder else None)
     special = tokenizer.special
     if max(vars(special).values()) >= config.text_config.vocab_size:
         raise CheckpointError(
@@ -96,8 +97,8 @@ def load_qwen(
         raise CheckpointError(
             f"{folder}: {CONFIG} has image_token_id {config.image_token_id}, and the tokenizer {special.image}"
         )
-    extras, preparation = read_extras(folder), read_preparation(folder, config, pixels)
+    preparation = read_preparation(folder, config, pixels)
     model = load_model(folder, config, device, dtype)
     if kernel is not None:
         use_kernel(model, kernel)
-    return Qwen(model, tokenizer, preparation, extras)
+    return Qwen(model, tokenizer, preparation)

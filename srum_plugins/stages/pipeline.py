@@ -52,6 +52,7 @@ def run(
     if any(stage is train.STAGE for stage in chosen):
         adapter = config.providers[Kind.ADAPTER]
         gate.check_optimizer(adapter.registered, adapter.options, config.training, config.train)
+        gate.check_latents(adapter.registered, adapter.options, config.train)
     session = Session(config, host)
     if only is not None:
         _require_inputs(session, chosen[0])
