@@ -9,12 +9,12 @@ from PIL import Image
 
 from srum_plugins.contracts import ModelAdapter, Question
 from srum_plugins.errors import ContractError
+from srum_plugins.phrase_words import DETERMINERS, QUANTITIES
 from srum_plugins.records import Box, Failure
 
 YES_NO = ("yes", "no")
 REGION_TEMPLATE = "is this {phrase} ?"
 """Asks by yes or no whether a box shows a phrase; ``{phrase}`` becomes the phrase with its article."""
-ARTICLES = ("a", "an", "the")
 
 
 def region_question(template: str, image: Image.Image, box: Box, phrase: str) -> Question:
@@ -23,8 +23,9 @@ def region_question(template: str, image: Image.Image, box: Box, phrase: str) ->
 
 
 def with_article(phrase: str) -> str:
-    """The phrase with ``a`` or ``an`` before it, unless it has an article."""
-    if phrase.split(" ")[0].lower() in ARTICLES:
+    """The phrase with ``a`` or ``an`` before it, unless it has an article or a number."""
+    first = phrase.split(" ")[0].lower()
+    if first in DETERMINERS or first in QUANTITIES or first.isnumeric():
         return phrase
     return f"{'an' if phrase[:1].lower() in tuple('aeiou') else 'a'} {phrase}"
 
@@ -35,7 +36,7 @@ def ask(model: ModelAdapter, questions: Sequence[Question]) -> list[tuple[float,
     Raises:
         ContractError: the model gives another number of answers.
     """
-    answers = model.choice_logprobs(questions)
+    answers = model.choice_logprobs(questions) if questions else []
     if len(answers) != len(questions):
         raise ContractError(f"{type(model).__name__} answered {len(answers)} of {len(questions)} questions")
     return [probabilities(question, row) for question, row in zip(questions, answers, strict=True)]

@@ -34,6 +34,7 @@ class Capability(StrEnum):
     ANSWER = "answer"
     CHOICE = "choice"
     LOCATE = "locate"
+    LOCATE_ALL = "locate-all"
     TRAIN = "train"
 
 
@@ -188,6 +189,14 @@ class ModelAdapter(ABC):  # noqa: B024 - which methods a subclass needs follows 
         for an answer that holds no readable box, or that was cut off."""
         raise self._cannot("locate phrases")
 
+    def locate_all(
+        self, images: Sequence[Image.Image], phrases: Sequence[Sequence[str]]
+    ) -> list[list[Region | Failure]]:
+        """As :meth:`locate`, by one question an image for all its phrases. Each region has the phrase that its label
+        stands for (:func:`srum_plugins.boxes.labelled`); a label that stands for none of them is a Failure. An image
+        without phrases has no regions, and is not asked about."""
+        raise self._cannot("locate several phrases at once")
+
     # --- training -------------------------------------------------------------------------------------------
     def token_grid(self, width: int, height: int) -> tuple[int, int]:
         """(h, w) of the latent token grid of an image of this size in pixels."""
@@ -259,7 +268,12 @@ class Located:
 
 
 class Grounder(ABC):
-    """Proposes regions. Boxes must lie inside the image."""
+    """Proposes regions. Boxes must lie inside the image.
+
+    What the prompt does not ask for may be filtered out by the stage (``ground.filter``), which may keep it as
+    background: a region that shows nothing that the prompt names. No judge is asked about one and no aggregator sees
+    it, so that the map there is as where no region is.
+    """
 
     @abstractmethod
     def ground(self, items: Sequence[Located], model: ModelAdapter | None) -> list[Grounding]:
@@ -267,7 +281,11 @@ class Grounder(ABC):
 
 
 class Judge(ABC):
-    """Scores candidates: one global score and one local score per region, or typed failures."""
+    """Scores candidates: one global score and one local score per region, or typed failures.
+
+    Regions that are background are left out of the groundings that it gets. The stage gives them the score 0, the
+    neutral reward, with the reason ``background``, so that a judgement on disk has a score for every region on disk.
+    """
 
     @abstractmethod
     def judge(
@@ -278,7 +296,8 @@ class Judge(ABC):
 
 @dataclass(frozen=True)
 class Judged:
-    """A candidate with everything that is known of it: what an aggregator sees."""
+    """A candidate with everything that is known of it: what an aggregator sees. Regions that are background are left
+    out, of the grounding and of the local scores."""
 
     prompt: Prompt
     candidate: Candidate

@@ -9,6 +9,7 @@ from itertools import chain, islice
 from srum_plugins.choices import REGION_TEMPLATE, ask, region_question
 from srum_plugins.contracts import Located, ModelAdapter, Question
 from srum_plugins.marking import region_name
+from srum_plugins.phrases import prompt_phrases
 from srum_plugins.records import Failure, Grounding, Prompt, Region, Score
 
 Answered = tuple[float, ...] | Failure
@@ -53,10 +54,11 @@ def ask_images(
 
 
 def region_phrases(region: Region, prompt: Prompt) -> tuple[str, ...]:
-    """What a region is asked about: its phrase, or else every phrase of the prompt. Background is not asked about."""
+    """What a region is asked about: its phrase, or else every thing that the prompt names. Background is not asked
+    about."""
     if region.background:
         return ()
-    return (region.phrase,) if region.phrase else prompt.phrases
+    return (region.phrase,) if region.phrase else prompt_phrases(prompt)
 
 
 def region_questions(template: str, item: Located, region: Region) -> tuple[Question, ...]:

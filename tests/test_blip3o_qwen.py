@@ -705,7 +705,7 @@ def test_a_box_is_read_and_what_was_mended_is_counted(answer: str, mended: dict[
 
 def test_a_box_that_leaves_the_image_is_clamped() -> None:
     read = read_boxes('[{"bbox_2d": [-10, 14, 300.5, 150]}]', SEEN, SIZE)
-    assert read == Read((Box(0, 7, 560, 70),), {"clamped": 1}, (("clamped",),))
+    assert read == Read((Box(0, 7, 560, 70),), {"clamped": 1}, (("clamped",),), ("",))
 
 
 def test_what_was_mended_is_told_of_each_box_and_what_was_lost_is_a_failure(
@@ -806,6 +806,29 @@ def test_boxes_are_located_in_each_images_own_pixels(qwen: Qwen, monkeypatch: py
     assert len(located[0]) == 2 and located[1] == [Region(Box(28, 14, 140, 70), "cat")]
     assert first.mended == ("clamped",)
     assert asked[0].startswith("Outline the position of each cat and output all the coordinates in JSON format.")
+
+
+def test_all_phrases_of_an_image_are_asked_for_at_once(qwen: Qwen, monkeypatch: pytest.MonkeyPatch) -> None:
+    understanding = Understanding(qwen)
+    asked: list[str] = []
+    said = f'[{ONE}, {{"bbox_2d": [9, 9, 1, 1], "label": "Dogs"}}, {{"bbox_2d": [1, 1, 9, 9], "label": "a bird"}}, '
+    said += '{"bbox_2d": [1, 1, 9, 9], "label": 3}, {"bbox_2d": [3, 3, 3, 9], "label": "cat"}]'
+
+    def scripted(context: Any, first: Any, questions: Sequence[Question], *_: Any) -> list[Answer]:
+        asked.extend(question.text for question in questions)
+        return [Answer(said, "sofa" in question.text) for question in questions]
+
+    monkeypatch.setattr(understanding, "_continued", scripted)
+    image, other, empty = picture(112, 56), picture(280, 140), picture(56, 56)
+    first, second, third = understanding.locate_all([image, empty, other], [["cat", "dog"], [], ["sofa"]])
+    assert second == [] and len(asked) == 2  # one question an image, and none where nothing is looked for
+    assert asked[0].startswith("Outline the position of each of these: cat; dog. Output all the coordinates in JSON")
+    assert first[:2] == [
+        Region(Box(28, 14, 112, 56), "cat", mended=("clamped",)),
+        Region(Box(1, 1, 9, 9), "dog", mended=("sorted",)),
+    ]
+    assert [one.cause for one in first[2:] if isinstance(one, Failure)] == ["unknown label"] * 2 + ["empty box"]
+    assert [one.cause for one in third if isinstance(one, Failure)] == ["truncated answer"]
 
 
 # --- attention -----------------------------------------------------------------------------------------------

@@ -133,10 +133,14 @@ class Fixed(OracleModel):
 
 def test_a_prompt_without_checks_and_phrases():
     model = Fixed(math.log(0.7), math.log(0.3))
-    found = judge(model, Prompt("q", "a cat"), Image.new("RGB", (32, 32)), Region(Box(0, 0, 4, 4)))
-    assert [question.text for question in model.asked] == ["Does the image show: a cat?"]
+    found = judge(model, Prompt("q", "on the left"), Image.new("RGB", (32, 32)), Region(Box(0, 0, 4, 4)))
+    assert [question.text for question in model.asked] == ["Does the image show: on the left?"]
     assert found.alpha.value == pytest.approx(0.7)
     assert found.local == (Failure("no phrase", "neither the region nor its prompt names one"),)
+    # What a text names is found by the rule.
+    found = judge(model, Prompt("q", "a cat on a mat"), Image.new("RGB", (32, 32)), Region(Box(0, 0, 4, 4)))
+    assert [question.text for question in model.asked[2:]] == ["is this a cat ?", "is this a mat ?"]
+    assert [(score.value, score.reason) for score in found.local] == [(pytest.approx(0.4), "cat")]
 
 
 @pytest.mark.parametrize("logprobs", [(math.nan, 0.0), (-1.0, -9.0), (0.0,), (math.inf, 0.0), (800.0, 0.0)])
@@ -188,11 +192,11 @@ def test_ways_to_combine_never_fall_when_a_fact_rises(values, index, value):
 
 
 def test_articles():
-    assert [with_article(phrase) for phrase in ("red circle", "orange cat", "the sea", "A dog")] == [
+    alone = ("the sea", "A dog", "two dogs", "2 dogs", "her hat")
+    assert [with_article(phrase) for phrase in ("red circle", "orange cat", *alone)] == [
         "a red circle",
         "an orange cat",
-        "the sea",
-        "A dog",
+        *alone,
     ]
 
 

@@ -173,6 +173,18 @@ def test_drawing_and_answering_hold_what_was_estimated(bagel: ModuleType) -> Non
     assert found.peak == max(work.peak for work in found.works)
 
 
+def test_asking_for_all_phrases_at_once_holds_less_than_for_each(bagel: ModuleType) -> None:
+    config, side = bagel.SIZES["small"]
+    asking = Asking(IMAGES, None, frozenset({Capability.LOCATE, Capability.LOCATE_ALL}))
+    found = estimate(
+        lambda: weightless(config, torch.float32, (side, side), bagel.LONGEST_ANSWER, preparation(config)),
+        Workload("cpu", words=8, questions=6, asking={"ground": asking}),
+    )
+    each, at_once = found.works
+    assert each.name.startswith("locate, ") and at_once.name.startswith("locate-all, ")
+    assert 0 < at_once.activations < each.activations
+
+
 @pytest.mark.parametrize("count", [1, 4095, 4096, 4097, 4352, 65536])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_moments_in_eight_bits_take_a_byte_and_a_share_of_a_scale(count: int, dtype: torch.dtype) -> None:

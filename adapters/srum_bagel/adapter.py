@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -24,6 +24,7 @@ from srum_bagel.packing import Piece, PieceKind
 from srum_bagel.sampler import sample, shifted
 from srum_bagel.understanding import greedy, write
 from srum_plugins import lora
+from srum_plugins.boxes import labelled
 from srum_plugins.contracts import (
     GREEDY,
     Answer,
@@ -36,12 +37,13 @@ from srum_plugins.contracts import (
     Question,
 )
 from srum_plugins.decoding import likeliest, sampled
-from srum_plugins.errors import CheckpointError, ContractError
+from srum_plugins.errors import CapabilityError, CheckpointError, ContractError
 from srum_plugins.records import Box, Failure, Prompt, Region
 from srum_plugins.weights import load_weights
 
 Item = TypeVar("Item")
 Key = TypeVar("Key", bound=Hashable)
+Read = TypeVar("Read")
 
 TEXT_DROPOUT = 0.1
 """Share of training examples whose text is dropped, as in BAGEL's training."""
@@ -92,6 +94,19 @@ class Dialect(ABC):
     @abstractmethod
     def read_boxes(self, answer: str, size: tuple[int, int]) -> list[Box] | Failure:
         """The boxes of such an answer, in pixels of an image of this (width, height)."""
+
+    def ask_where_all(self, phrases: Sequence[str]) -> str:
+        """The question whose answer is the boxes of several phrases, each with its name. Only of checkpoints that can
+        LOCATE_ALL, as :meth:`read_named_boxes`.
+
+        Raises:
+            CapabilityError: the checkpoint was not taught to.
+        """
+        raise CapabilityError(f"{type(self).__name__} has no question for several phrases at once")
+
+    def read_named_boxes(self, answer: str, size: tuple[int, int]) -> list[tuple[str, Box]] | Failure:
+        """The boxes of such an answer, each with the name that it was given, as of :meth:`read_boxes`."""
+        raise CapabilityError(f"{type(self).__name__} reads no boxes of several phrases")
 
 
 @dataclass(frozen=True)
@@ -371,17 +386,33 @@ class BagelAdapter(ModelAdapter):
         for image, wanted in zip(images, phrases, strict=True):
             regions: list[Region | Failure] = []
             for phrase in wanted:
-                boxes = self._boxes(next(answers), image.size)
+                boxes = self._read(next(answers), image.size, self.dialect.read_boxes)
                 regions += [boxes] if isinstance(boxes, Failure) else [Region(box, phrase) for box in boxes]
             located.append(regions)
         return located
 
-    def _boxes(self, answer: Answer, size: tuple[int, int]) -> list[Box] | Failure:
+    def locate_all(
+        self, images: Sequence[Image.Image], phrases: Sequence[Sequence[str]]
+    ) -> list[list[Region | Failure]]:
+        """See :meth:`ModelAdapter.locate_all`; as :meth:`locate`, ``score`` is left open."""
+        pairs = list(zip(images, phrases, strict=True))
+        answers = iter(self.answer([Question(image, self.dialect.ask_where_all(own)) for image, own in pairs if own]))
+        located: list[list[Region | Failure]] = []
+        for image, own in pairs:
+            boxes = self._read(next(answers), image.size, self.dialect.read_named_boxes) if own else []
+            regions: list[Region | Failure] = []
+            regions += [boxes] if isinstance(boxes, Failure) else [labelled(name, own, box) for name, box in boxes]
+            located.append(regions)
+        return located
+
+    def _read(
+        self, answer: Answer, size: tuple[int, int], read: Callable[[str, tuple[int, int]], Read]
+    ) -> Read | Failure:
         """The boxes of an answer that is whole: one that was cut off may lack some, or end in the middle of one."""
         if answer.truncated:
             detail = f"cut off after {self.dialect.longest_answer} tokens: {answer.text[:80]!r}"
             return Failure("truncated answer", detail)
-        return self.dialect.read_boxes(answer.text, size)
+        return read(answer.text, size)
 
     def _see(self, images: Sequence[Image.Image | None]) -> list[Tensor]:
         """Vision tokens (N, D) of each image; none where there is no image. An image given twice is read once, and

@@ -186,6 +186,12 @@ class Blip3oAdapter(ModelAdapter):
         """See :meth:`srum_blip3o.understanding.Understanding.locate`."""
         return self.understanding.locate(images, phrases)
 
+    def locate_all(
+        self, images: Sequence[Image.Image], phrases: Sequence[Sequence[str]]
+    ) -> list[list[Region | Failure]]:
+        """See :meth:`srum_blip3o.understanding.Understanding.locate_all`."""
+        return self.understanding.locate_all(images, phrases)
+
     # --- training -------------------------------------------------------------------------------------------
     def token_grid(self, width: int, height: int) -> tuple[int, int]:
         """(8, 8), whatever the size; but images must be squares, of which the tower sees all."""

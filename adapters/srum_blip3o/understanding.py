@@ -11,13 +11,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from srum_blip3o.boxes import about, read_boxes, where_question
+from srum_blip3o.boxes import about, read_boxes, where_all_question, where_question
 from srum_blip3o.qwen import Qwen
 from srum_blip3o.reading import Context, last, logits, read_images, read_opening, read_texts, step
+from srum_plugins.boxes import labelled
 from srum_plugins.contracts import GREEDY, Answer, Decoding, Question
 from srum_plugins.decoding import likeliest, sampled, write
 from srum_plugins.errors import ContractError
-from srum_plugins.records import Failure, Region
+from srum_plugins.records import Box, Failure, Region
 
 Found = TypeVar("Found")
 
@@ -25,6 +26,20 @@ ANSWER_TOKENS = 512
 """After which an open answer is cut off, where nobody asks for another budget."""
 ROWS_PER_CALL = 16
 """Images, questions or choices that are read in one forward, if it is not told otherwise."""
+
+
+Labelled = Callable[[str, Box, tuple[str, ...]], Region | Failure]
+"""Makes a region of a label, a box and what was mended of it."""
+
+
+def _called(phrase: str) -> Labelled:
+    """Every box is of the phrase that was asked for alone, however it is labelled."""
+    return lambda label, box, mended: Region(box, phrase, mended=mended)
+
+
+def _one_of(phrases: Sequence[str]) -> Labelled:
+    """A box is of the phrase that its label stands for."""
+    return lambda label, box, mended: labelled(label, phrases, box, mended)
 
 
 @dataclass(frozen=True)
@@ -117,11 +132,27 @@ class Understanding:
         for image, wanted in zip(images, phrases, strict=True):
             found: list[Region | Failure] = []
             for phrase in wanted:
-                found += self._regions(next(answers), image.size, phrase)
+                found += self._regions(next(answers), image.size, _called(phrase))
             located.append(found)
         return located
 
-    def _regions(self, answered: _Answered, size: tuple[int, int], phrase: str) -> Sequence[Region | Failure]:
+    @torch.no_grad()
+    def locate_all(
+        self, images: Sequence[Image.Image], phrases: Sequence[Sequence[str]]
+    ) -> list[list[Region | Failure]]:
+        """See :meth:`srum_plugins.contracts.ModelAdapter.locate_all`; as :meth:`locate`, ``score`` is left open.
+
+        Raises:
+            ContractError: see :meth:`answer`.
+        """
+        pairs = list(zip(images, phrases, strict=True))
+        questions = [Question(image, where_all_question(wanted)) for image, wanted in pairs if wanted]
+        answers = iter(self._answered(questions, GREEDY))
+        return [
+            list(self._regions(next(answers), image.size, _one_of(wanted))) if wanted else [] for image, wanted in pairs
+        ]
+
+    def _regions(self, answered: _Answered, size: tuple[int, int], region: Labelled) -> Sequence[Region | Failure]:
         """The regions of an answer that is whole: one that was cut off may lack some."""
         text = answered.answer.text
         if answered.answer.truncated:
@@ -130,8 +161,8 @@ class Understanding:
         if isinstance(read, Failure):
             return [read]
         lost = [Failure("empty box", f"without area in the image: {text[:80]!r}")] * read.mended.get("dropped", 0)
-        kept = zip(read.boxes, read.notes, strict=True)
-        return [*(Region(box, phrase, mended=note) for box, note in kept), *lost]
+        kept = zip(read.labels, read.boxes, read.notes, strict=True)
+        return [*(region(*one) for one in kept), *lost]
 
     def _found(
         self, questions: Sequence[Question], room: int, work: Callable[[Context, Sequence[_Asked]], Sequence[Found]]

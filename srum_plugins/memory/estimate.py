@@ -83,6 +83,8 @@ def _ask(
         Capability.ANSWER: lambda: model.answer(asked),
         Capability.CHOICE: lambda: model.choice_logprobs(chosen),
         Capability.LOCATE: lambda: model.locate(images, [[text] * questions] * count),
+        # The phrases of a prompt are together about as long as it is.
+        Capability.LOCATE_ALL: lambda: model.locate_all(images, [[text]] * count),
     }
 
 

@@ -48,6 +48,8 @@ def run(
         config.providers[Kind.ADAPTER].registered,
         {slot: (choice.registered, choice.options) for slot, choice in others.items()},
         [stage.name for stage in chosen],
+        ground=config.ground,
+        host=host,
     )
     if any(stage is train.STAGE for stage in chosen):
         adapter = config.providers[Kind.ADAPTER]
