@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from PIL import Image
 
-from srum_plugins.errors import CapabilityError
+from srum_plugins.errors import CapabilityError, ContractError
 from srum_plugins.records import Box, Candidate, Failure, Grounding, Judgement, Prompt, Region
 from srum_plugins.rewards.maps import RewardMap
 
@@ -80,6 +80,10 @@ class Question:
     box: Box | None = None
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if self.image is None and self.box is not None:
+            raise ContractError(f"the question {self.text[:80]!r} is about a box, and has no image")
+
 
 @dataclass(frozen=True)
 class Decoding:
@@ -125,11 +129,12 @@ GREEDY = Decoding()
 @dataclass(frozen=True)
 class Answer:
     """An open answer without special tokens. ``truncated`` says that the budget ended it: the model would have gone on,
-    and what it wrote may stop in the middle. ``tokens`` is how many the model wrote, None where nobody counts them."""
+    and what it wrote may stop in the middle. ``tokens`` is how many the model wrote, None where nobody counts them;
+    answers that say the same are equal, whatever they took."""
 
     text: str
     truncated: bool = False
-    tokens: int | None = None
+    tokens: int | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

@@ -284,6 +284,9 @@ def test_chats_are_the_whole_text_read_at_once(release: tuple[Path, WrittenQwen]
     asked = f"{opened}<|vision_start|><|image_pad|><|image_pad|><|vision_end|>What is it?{closed}"
     assert [*qwen.tokenizer.seeing(2), *qwen.tokenizer.asking("What is it?")] == stock(asked)["input_ids"]
     assert qwen.tokenizer.bare(" ") == stock(" [IMG]")["input_ids"]
+    for text in ("What is it?", "\nWhat is it?"):
+        alone = [*qwen.tokenizer.opening(), *qwen.tokenizer.asking_alone(text)]
+        assert alone == stock(f"{opened}{text}{closed}")["input_ids"]
 
 
 def test_tokens_of_control_in_a_caption_are_text(qwen: Qwen) -> None:
@@ -485,6 +488,8 @@ QUESTIONS = (
     Question(IMAGES[1], "Where is the blue square, and how many of the others are there?", ("left", "right"), seed=4),
     Question(IMAGES[0], "What?", ("a", "b", "zwei drei"), Box(10, 20, 50, 80), seed=5),
     Question(IMAGES[2], "x", YES_NO, seed=6),
+    Question(None, "Is a red circle round?", YES_NO, seed=7),
+    Question(None, "Write a number.", ("three", "4"), seed=8),
 )
 SHORT = Decoding(max_tokens=8)
 WARM = Decoding(temperature=1.0, top_p=0.9, max_tokens=8)
@@ -497,6 +502,10 @@ def understanding(qwen: Qwen) -> Understanding:
 
 def stock_inputs(qwen: Qwen, question: Question, said: Sequence[int] = ()) -> dict[str, Any]:
     """What transformers' processor would give for one question, and for the beginning of its answer."""
+    if question.image is None:
+        alone = [*qwen.tokenizer.opening(), *qwen.tokenizer.asking_alone(question.text), *said]
+        ids = torch.tensor([alone])
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     prepared = qwen.preparation.prepare([question.image])
     seen = qwen.preparation.seen_size(prepared.grids[0])
     count = int(prepared.grids[0].prod()) // 4
@@ -540,7 +549,9 @@ def test_greedy_answers_are_those_of_transformers_one_by_one(
     answers = understanding.answer(QUESTIONS, SHORT)
     model = deepcopy(release[1].model)
     for question, answer in zip(QUESTIONS, answers, strict=True):
+        model.model.rope_deltas = None
         assert answer == Answer(qwen.tokenizer.decode(stock_answer(qwen, model, question, 8)), truncated=True)
+        assert answer.tokens == 8
 
 
 @torch.no_grad()
@@ -557,7 +568,7 @@ def test_without_the_image_tokens_kind_transformers_falls_back_in_silence_and_di
 
 
 @settings(max_examples=10, deadline=None)
-@given(order=st.permutations(range(4)), count=st.integers(1, 4), rows=st.integers(1, 4), warm=st.booleans())
+@given(order=st.permutations(range(6)), count=st.integers(1, 6), rows=st.integers(1, 4), warm=st.booleans())
 def test_a_question_has_one_answer_in_every_batch(
     qwen: Qwen, order: list[int], count: int, rows: int, warm: bool
 ) -> None:
@@ -643,7 +654,7 @@ def test_choices_are_the_stock_models_sums_normalised(qwen: Qwen, understanding:
 
 
 @settings(max_examples=10, deadline=None)
-@given(order=st.permutations(range(4)), count=st.integers(1, 4), rows=st.integers(1, 5))
+@given(order=st.permutations(range(6)), count=st.integers(1, 6), rows=st.integers(1, 5))
 def test_choices_do_not_depend_on_the_batch(qwen: Qwen, order: list[int], count: int, rows: int) -> None:
     chosen = [QUESTIONS[index] for index in order[:count]]
     for question, ours in zip(chosen, Understanding(qwen, rows_per_call=rows).choice_logprobs(chosen), strict=True):

@@ -50,6 +50,13 @@ def read_images(qwen: Qwen, seen: Sequence[Tensor], grids: Tensor) -> Context:
     return _read(qwen, DynamicCache(), None, rows, positions, places)[0]
 
 
+def read_opening(qwen: Qwen) -> Context:
+    """One row: what every chat begins with, for questions without an image."""
+    ids = torch.tensor(qwen.tokenizer.opening(), device=qwen.device)
+    positions = torch.arange(len(ids)).expand(3, -1)
+    return _read(qwen, DynamicCache(), None, [qwen.language.embed_tokens(ids)], [positions], [len(ids)])[0]
+
+
 def read_texts(
     qwen: Qwen, context: Context, parents: Sequence[int], texts: Sequence[Sequence[int]]
 ) -> tuple[Context, Tensor]:

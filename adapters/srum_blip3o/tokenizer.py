@@ -75,9 +75,17 @@ class Tokenizer(QwenTokenizer):
         """Ids of a question after the image, up to the open turn of the assistant."""
         return [*self.encode(text), *self._answering()]
 
-    def _opened(self, said: str) -> list[int]:
+    def opening(self) -> list[int]:
+        """Ids that every chat begins with: the system's turn, and the token that opens the user's."""
         start, end, newline = self.special.start, self.special.end, self.encode("\n")
-        return [start, *self.encode(f"system\n{SYSTEM}"), end, *newline, start, *self.encode(f"user\n{said}")]
+        return [start, *self.encode(f"system\n{SYSTEM}"), end, *newline, start]
+
+    def asking_alone(self, text: str) -> list[int]:
+        """Ids of a question without an image after the opening, up to the open turn of the assistant."""
+        return [*self.encode(f"user\n{text}"), *self._answering()]
+
+    def _opened(self, said: str) -> list[int]:
+        return [*self.opening(), *self.encode(f"user\n{said}")]
 
     def _answering(self) -> list[int]:
         newline = self.encode("\n")

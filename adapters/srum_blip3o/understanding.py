@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from srum_blip3o.boxes import about, read_boxes, where_all_question, where_question
 from srum_blip3o.qwen import Qwen
-from srum_blip3o.reading import Context, last, logits, read_images, read_texts, step
+from srum_blip3o.reading import Context, last, logits, read_images, read_opening, read_texts, step
 from srum_plugins.boxes import labelled
 from srum_plugins.contracts import GREEDY, Answer, Decoding, Question
 from srum_plugins.decoding import likeliest, sampled, write
@@ -43,7 +44,8 @@ def _one_of(phrases: Sequence[str]) -> Labelled:
 
 @dataclass(frozen=True)
 class _Asked:
-    """A question as ids, its place among all, the row of its image, and the (width, height) that it is seen in."""
+    """A question as ids, its place among all, the row of the context that it follows, and the (width, height) that its
+    image is seen in: (0, 0) without one."""
 
     index: int
     parent: int
@@ -166,33 +168,32 @@ class Understanding:
         self, questions: Sequence[Question], room: int, work: Callable[[Context, Sequence[_Asked]], Sequence[Found]]
     ) -> list[Found]:
         """What ``work`` finds of questions after the context of their images, which leaves ``room`` tokens to answer;
-        images and questions are taken so many at a time."""
-        groups: dict[int, list[int]] = {}
+        images and questions are taken so many at a time, and those without an image after all others."""
+        groups: dict[int, tuple[Image.Image, list[int]]] = {}
+        alone: list[int] = []
         for index, question in enumerate(questions):
-            groups.setdefault(id(question.image), []).append(index)
+            if question.image is None:
+                alone.append(index)
+            else:
+                groups.setdefault(id(question.image), (question.image, []))[1].append(index)
         members, done = list(groups.values()), dict[int, Found]()
         for start in range(0, len(members), self.rows_per_call):
-            done |= self._found_of(members[start : start + self.rows_per_call], questions, room, work)
+            part = members[start : start + self.rows_per_call]
+            done |= self._found_of(partial(self._about_images, questions, part), questions, room, work)
+        if alone:
+            done |= self._found_of(partial(self._about_nothing, questions, alone), questions, room, work)
         return [done[index] for index in range(len(questions))]
 
     def _found_of(
         self,
-        members: Sequence[Sequence[int]],
+        reading: Callable[[], tuple[Context, list[_Asked]]],
         questions: Sequence[Question],
         room: int,
         work: Callable[[Context, Sequence[_Asked]], Sequence[Found]],
     ) -> dict[int, Found]:
         """By its place, what ``work`` finds of each question about a few images. The context of the images, gigabytes
         for large ones, is gone when it returns: that of the next ones is never held beside it."""
-        prepared = self.qwen.preparation.prepare([questions[own[0]].image for own in members])
-        read = read_images(self.qwen, self.qwen.see(prepared.patches, prepared.grids), prepared.grids)
-        asked: list[_Asked] = []
-        for row, own in enumerate(members):
-            seen = self.qwen.preparation.seen_size(prepared.grids[row])
-            for index in own:
-                question = questions[index]
-                text = about(question.text, question.box, seen, question.image.size)
-                asked.append(_Asked(index, row, self.qwen.tokenizer.asking(text), seen))
+        read, asked = reading()
         self._refuse_long(read, asked, questions, room)
         done: dict[int, Found] = {}
         for first in range(0, len(asked), self.rows_per_call):
@@ -200,14 +201,34 @@ class Understanding:
             done |= zip((one.index for one in part), work(read, part), strict=True)
         return done
 
+    def _about_images(
+        self, questions: Sequence[Question], members: Sequence[tuple[Image.Image, list[int]]]
+    ) -> tuple[Context, list[_Asked]]:
+        """Images, each with the places of its questions."""
+        prepared = self.qwen.preparation.prepare([image for image, _ in members])
+        read = read_images(self.qwen, self.qwen.see(prepared.patches, prepared.grids), prepared.grids)
+        asked = []
+        for row, (image, own) in enumerate(members):
+            seen = self.qwen.preparation.seen_size(prepared.grids[row])
+            for index in own:
+                text = about(questions[index].text, questions[index].box, seen, image.size)
+                asked.append(_Asked(index, row, self.qwen.tokenizer.asking(text), seen))
+        return read, asked
+
+    def _about_nothing(self, questions: Sequence[Question], members: Sequence[int]) -> tuple[Context, list[_Asked]]:
+        """Questions whose text alone answers them."""
+        asking = self.qwen.tokenizer.asking_alone
+        return read_opening(self.qwen), [_Asked(index, 0, asking(questions[index].text), (0, 0)) for index in members]
+
     def _refuse_long(self, read: Context, asked: Sequence[_Asked], questions: Sequence[Question], room: int) -> None:
         positions = self.qwen.language.config.max_position_embeddings
         for one in asked:
             used = read.places[one.parent] + len(one.ids) + room
             if used > positions:
                 raise ContractError(
-                    f"the question {questions[one.index].text[:80]!r} with its image and an answer of {room} tokens "
-                    f"takes {used} positions of the model's {positions}: shorten it, or give the answer fewer tokens"
+                    f"the question {questions[one.index].text[:80]!r} with its image, if it has one, and an answer of "
+                    f"{room} tokens takes {used} positions of the model's {positions}: shorten it, or give the answer "
+                    "fewer tokens"
                 )
 
     def _questions(self, read: Context, asked: Sequence[_Asked]) -> tuple[Context, Tensor]:
@@ -234,7 +255,7 @@ class Understanding:
         choose = sampled(decoding, seeds) if decoding.temperature else likeliest
         ends = (tokenizer.special.end, tokenizer.special.pad)
         written = write(first, following, ends, limit, choose, stopped if decoding.stop else None)
-        return [Answer(decoding.cut(tokenizer.decode(one.ids)), one.truncated) for one in written]
+        return [Answer(decoding.cut(tokenizer.decode(one.ids)), one.truncated, len(one.ids)) for one in written]
 
     def _scored(self, context: Context, first: Tensor, branches: Sequence[tuple[int, list[int]]]) -> list[Tensor]:
         """The log-probability of each (row of the context, ids of an answer), its end included."""
