@@ -19,6 +19,8 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from srum_plugins.choices import REGION_TEMPLATE
+from srum_plugins.contracts import Capability
 from srum_plugins.ensemble import Combine, EnsembleOptions, Member, ensemble, labels
 from srum_plugins.errors import ConfigError, did_you_mean
 from srum_plugins.host import PluginHost, Registered
@@ -28,6 +30,7 @@ from srum_plugins.providers import PRESET, Kind, NoOptions, Provider
 DECAYS = ("constant", "linear", "cosine")
 OPTIMIZERS = ("adamw", "adamw8bit")
 LATENTS = ("kept", "encoded")
+FILTERS = ("none", "drop", "background")
 
 
 @dataclass(frozen=True)
@@ -52,9 +55,23 @@ class GenerateSection:
 
 @dataclass(frozen=True)
 class GroundSection:
-    """``ground``: candidates per chunk."""
+    """``ground``: candidates per chunk, and the filter of what the grounder proposes.
+
+    With ``filter`` other than ``none`` the model is asked which of the prompt's phrases each region shows, or whether
+    it shows its own. A region that shows none with a probability of at least ``threshold``, in [0, 1], is left out
+    (``drop``), or kept without a phrase and without a local reward (``background``). ``template`` asks; ``{phrase}``
+    becomes the phrase with its article, and the answer is yes or no.
+    """
 
     chunk: int = 64
+    filter: str = "none"
+    threshold: float = 0.5
+    template: str = REGION_TEMPLATE
+
+    @property
+    def needs(self) -> frozenset[Capability]:
+        """What the filter asks of the adapter."""
+        return frozenset() if self.filter == "none" else frozenset({Capability.CHOICE})
 
 
 @dataclass(frozen=True)
@@ -416,10 +433,15 @@ def _check_values(config: RunConfig) -> None:
     for key, share in (("train.beta1", train.beta1), ("train.beta2", train.beta2), ("train.ema", train.ema)):
         if not 0.0 <= share < 1.0:
             raise ConfigError(f"{key}: must lie in [0, 1), got {share}")
+    if not 0.0 <= config.ground.threshold <= 1.0:
+        raise ConfigError(f"ground.threshold: must lie in [0, 1], got {config.ground.threshold}")
+    if "{phrase}" not in config.ground.template:
+        raise ConfigError(f"ground.template: must contain {{phrase}}, got {config.ground.template!r}")
     for key, word, known in (
         ("train.decay", train.decay, DECAYS),
         ("train.optimizer", train.optimizer, OPTIMIZERS),
         ("train.latents", train.latents, LATENTS),
+        ("ground.filter", config.ground.filter, FILTERS),
     ):
         if word not in known:
             raise ConfigError(f"{key}: unknown {word!r}.{did_you_mean(word, known)}")

@@ -225,6 +225,34 @@ def test_choices_are_normalised_and_do_not_see_each_other() -> None:
         assert adapter.choice_logprobs([question])[0] == pytest.approx(row, abs=1e-4)
 
 
+def test_choices_do_not_depend_on_how_many_tokens_have_their_logits_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    adapter, (image,) = tiny_adapter(), pictures(1)
+    questions = [
+        Question(image, "is there a red circle ?", ("yes", "no")),
+        Question(image, "find red circle", ("none", "<1> <2> <3> <4>", "<5> <6> <7> <8>")),
+        Question(image, "how many objects ?", ("one", "two", "three")),
+    ]
+    whole = adapter.choice_logprobs(questions)
+    for rows in (1, 2, 7):
+        monkeypatch.setattr("srum_bagel.adapter.HEAD_ROWS", rows)
+        for found, row in zip(adapter.choice_logprobs(questions), whole, strict=True):
+            assert found == pytest.approx(row, abs=1e-5)
+
+
+@torch.no_grad()
+def test_states_that_are_not_wanted_are_left_out_and_change_no_other() -> None:
+    model = tiny_adapter().model
+    pixels = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    vision = model.vision_tokens(pixels).flatten(0, 1)
+    texts = [model.text([5, 6, 7]), model.text([8])]
+    packed = model.pack([[Piece(PieceKind.VISION, count=len(vision) // 2), text] for text in texts])
+    whole, _ = model.hidden(packed, vision, None)
+    rows = torch.tensor([3, 0, packed.und_tokens - 1])
+    some, _ = model.hidden(packed, vision, None, rows)
+    assert some.shape == (3, whole.shape[1])
+    torch.testing.assert_close(some, whole[rows])
+
+
 def test_long_choices_are_scored_with_their_end() -> None:
     adapter = tiny_adapter()
     (image,) = pictures(1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -24,6 +24,7 @@ from srum_bagel.packing import Piece, PieceKind
 from srum_bagel.sampler import sample, shifted
 from srum_bagel.understanding import greedy, write
 from srum_plugins import lora
+from srum_plugins.boxes import labelled
 from srum_plugins.contracts import (
     GREEDY,
     Answer,
@@ -36,17 +37,20 @@ from srum_plugins.contracts import (
     Question,
 )
 from srum_plugins.decoding import likeliest, sampled
-from srum_plugins.errors import CheckpointError, ContractError
+from srum_plugins.errors import CapabilityError, CheckpointError, ContractError
 from srum_plugins.records import Box, Failure, Prompt, Region
 from srum_plugins.weights import load_weights
 
 Item = TypeVar("Item")
 Key = TypeVar("Key", bound=Hashable)
+Read = TypeVar("Read")
 
 TEXT_DROPOUT = 0.1
 """Share of training examples whose text is dropped, as in BAGEL's training."""
 IMAGES_PER_CALL = 64
 """Images that understanding reads in one forward, if the adapter is not told otherwise."""
+HEAD_ROWS = 128
+"""Tokens of choices whose logits are there at a time: 80 MB of float32 with the released vocabulary."""
 TOKENS_PER_CALL = 2**15
 """Latent tokens that are drawn in one forward, those of guidance not counted: eight images of 1024 x 1024."""
 
@@ -90,6 +94,19 @@ class Dialect(ABC):
     @abstractmethod
     def read_boxes(self, answer: str, size: tuple[int, int]) -> list[Box] | Failure:
         """The boxes of such an answer, in pixels of an image of this (width, height)."""
+
+    def ask_where_all(self, phrases: Sequence[str]) -> str:
+        """The question whose answer is the boxes of several phrases, each with its name. Only of checkpoints that can
+        LOCATE_ALL, as :meth:`read_named_boxes`.
+
+        Raises:
+            CapabilityError: the checkpoint was not taught to.
+        """
+        raise CapabilityError(f"{type(self).__name__} has no question for several phrases at once")
+
+    def read_named_boxes(self, answer: str, size: tuple[int, int]) -> list[tuple[str, Box]] | Failure:
+        """The boxes of such an answer, each with the name that it was given, as of :meth:`read_boxes`."""
+        raise CapabilityError(f"{type(self).__name__} reads no boxes of several phrases")
 
 
 @dataclass(frozen=True)
@@ -308,7 +325,8 @@ class BagelAdapter(ModelAdapter):
         tokens = self.config.tokens
         vision = self._see([questions[members[0]].image for members in groups])
         samples: list[list[Piece]] = []
-        reads: list[tuple[int, int, list[int], int]] = []
+        places: list[int] = []  # among all texts' tokens, those after which something is wanted
+        wanted: list[tuple[int, int, int, int]] = []  # question, choice, row of the places, the token that is wanted
         count = 0
         for members, image in zip(groups, vision, strict=True):
             sample_pieces = _seen(image)
@@ -327,24 +345,34 @@ class BagelAdapter(ModelAdapter):
                     sample_pieces.append(Piece(PieceKind.TEXT, asked.ids, branch=branch))
                     sample_pieces.append(Piece(PieceKind.TEXT, (tokens.bos, *answer), branch=branch))
                     count += len(asked.ids)
-                    reads.append((index, number, answer, count))
+                    row = len(places)
+                    places += range(count, count + 1 + len(answer))
                     count += 1 + len(answer)
+                    if short:
+                        wanted += [(index, each, row, ids[0]) for each, ids in enumerate(choices)]
+                    else:
+                        wanted += [(index, number, row + step, one) for step, one in enumerate([*choice, tokens.eos])]
             samples.append(sample_pieces)
         packed = self.model.pack(samples)
-        und, _ = self.model.hidden(packed, torch.cat(vision), None)
-        logprobs: dict[int, list[float]] = {}
-        for index, _, answer, first in reads:
-            wanted = packed.text_rows[first : first + 1 + len(answer)]
-            logits = torch.log_softmax(self.model.language_model.lm_head(und[wanted]).float(), dim=-1)
-            if answer:
-                ids = torch.tensor([*answer, tokens.eos], device=logits.device)
-                logprobs.setdefault(index, []).append(float(logits.gather(1, ids[:, None]).sum()))
-            else:
-                ids = torch.tensor([self.dialect.encode(choice)[0] for choice in questions[index].choices])
-                logprobs[index] = logits[0, ids.to(logits.device)].tolist()
-        return {
-            index: tuple(torch.log_softmax(torch.tensor(values), dim=0).tolist()) for index, values in logprobs.items()
-        }
+        rows = packed.text_rows[torch.tensor(places, device=self.model.device)]
+        after, _ = self.model.hidden(packed, torch.cat(vision), None, rows)
+        found = self._token_logprobs(after, [(row, one) for _, _, row, one in wanted])
+        sums = {index: [0.0] * len(questions[index].choices) for index, _, _, _ in wanted}
+        for (index, number, _, _), value in zip(wanted, found, strict=True):
+            sums[index][number] += value
+        return {index: tuple(torch.log_softmax(torch.tensor(own), dim=0).tolist()) for index, own in sums.items()}
+
+    def _token_logprobs(self, hidden: Tensor, wanted: Sequence[tuple[int, int]]) -> list[float]:
+        """For each (row, token) that is wanted, the log-probability of the token to follow the hidden state of the row;
+        the rows (R, D) have their logits so many at a time, and nothing is read from the device before the end."""
+        found = []
+        for start in range(0, len(hidden), HEAD_ROWS):
+            logits = self.model.language_model.lm_head(hidden[start : start + HEAD_ROWS]).float()
+            own = [(row - start, token) for row, token in wanted if start <= row < start + HEAD_ROWS]
+            rows, tokens = torch.tensor(own, device=hidden.device).unbind(1)
+            found.append(torch.log_softmax(logits, dim=-1)[rows, tokens])
+        picked: list[float] = torch.cat(found).tolist()
+        return picked
 
     def locate(self, images: Sequence[Image.Image], phrases: Sequence[Sequence[str]]) -> list[list[Region | Failure]]:
         """See :meth:`ModelAdapter.locate`. ``score`` is left open: a box in words carries none."""
@@ -358,17 +386,33 @@ class BagelAdapter(ModelAdapter):
         for image, wanted in zip(images, phrases, strict=True):
             regions: list[Region | Failure] = []
             for phrase in wanted:
-                boxes = self._boxes(next(answers), image.size)
+                boxes = self._read(next(answers), image.size, self.dialect.read_boxes)
                 regions += [boxes] if isinstance(boxes, Failure) else [Region(box, phrase) for box in boxes]
             located.append(regions)
         return located
 
-    def _boxes(self, answer: Answer, size: tuple[int, int]) -> list[Box] | Failure:
+    def locate_all(
+        self, images: Sequence[Image.Image], phrases: Sequence[Sequence[str]]
+    ) -> list[list[Region | Failure]]:
+        """See :meth:`ModelAdapter.locate_all`; as :meth:`locate`, ``score`` is left open."""
+        pairs = list(zip(images, phrases, strict=True))
+        answers = iter(self.answer([Question(image, self.dialect.ask_where_all(own)) for image, own in pairs if own]))
+        located: list[list[Region | Failure]] = []
+        for image, own in pairs:
+            boxes = self._read(next(answers), image.size, self.dialect.read_named_boxes) if own else []
+            regions: list[Region | Failure] = []
+            regions += [boxes] if isinstance(boxes, Failure) else [labelled(name, own, box) for name, box in boxes]
+            located.append(regions)
+        return located
+
+    def _read(
+        self, answer: Answer, size: tuple[int, int], read: Callable[[str, tuple[int, int]], Read]
+    ) -> Read | Failure:
         """The boxes of an answer that is whole: one that was cut off may lack some, or end in the middle of one."""
         if answer.truncated:
             detail = f"cut off after {self.dialect.longest_answer} tokens: {answer.text[:80]!r}"
             return Failure("truncated answer", detail)
-        return self.dialect.read_boxes(answer.text, size)
+        return read(answer.text, size)
 
     def _see(self, images: Sequence[Image.Image | None]) -> list[Tensor]:
         """Vision tokens (N, D) of each image; none where there is no image. An image given twice is read once, and

@@ -13,6 +13,7 @@ from srum_plugins.runs.files import write_json
 from srum_plugins.runs.shards import Shards
 from srum_plugins.runs.store import StageDirectory
 from srum_plugins.stages import generate, ground
+from srum_plugins.stages.background import foreground, with_background
 from srum_plugins.stages.session import Session, Stage, run_chunks
 
 
@@ -42,7 +43,7 @@ def execute(session: Session, directory: StageDirectory) -> dict[str, Any]:
 
     def work(items: range) -> tuple[list[Judgement], dict[str, Any]]:
         chosen = [candidates[item] for item in items]
-        regions = [groundings[item] for item in items]
+        regions = [foreground(groundings[item]) for item in items]
         located, model = generate.locate(session, chosen), session.model_for(Kind.JUDGE)
         began = time.monotonic()
         given = session.judge.judge(located, regions, model)
@@ -51,11 +52,18 @@ def execute(session: Session, directory: StageDirectory) -> dict[str, Any]:
         tokens = None if any(one.tokens is None for one in given) else sum(one.tokens or 0 for one in given)
         cost = {"candidates": len(given), "tokens": tokens, "seconds": round(seconds, 3)}
         write_json(directory.path / f"cost-{items.start:06d}.json", cost)
-        return [replace(one, judge=name, version=version) for one in given], {}
+        whole = [with_background(one, groundings[item]) for one, item in zip(given, items, strict=True)]
+        return [replace(one, judge=name, version=version) for one in whole], {}
 
     run_chunks(session, judgements, work, directory)
     records = judgements.read()
-    alphas, scores = [record.alpha for record in records], [score for record in records for score in record.local]
+    alphas = [record.alpha for record in records]
+    scores = [
+        score
+        for record, grounding in zip(records, groundings, strict=True)
+        for score, region in zip(record.local, grounding.regions, strict=True)
+        if not region.background
+    ]
     facts: dict[str, Any] = {"candidates": len(records)}
     for where, given in (("global", alphas), ("local", scores)):
         facts[f"failed_{where}"] = sum(isinstance(score, Failure) for score in given)

@@ -43,10 +43,17 @@ def run(
         SrumError: whatever else keeps a stage from running; see :mod:`srum_plugins.errors`.
     """
     chosen = [stage for stage in STAGES if only in (None, stage.name)]
-    gate.check(config.providers[Kind.ADAPTER].registered, _others(config), [stage.name for stage in chosen])
+    gate.check(
+        config.providers[Kind.ADAPTER].registered,
+        _others(config),
+        [stage.name for stage in chosen],
+        ground=config.ground,
+        host=host,
+    )
     if any(stage is train.STAGE for stage in chosen):
         adapter = config.providers[Kind.ADAPTER]
         gate.check_optimizer(adapter.registered, adapter.options, config.training, config.train)
+        gate.check_latents(adapter.registered, adapter.options, config.train)
     session = Session(config, host)
     if only is not None:
         _require_inputs(session, chosen[0])
