@@ -1,7 +1,8 @@
 """Configuration: YAML and command-line overrides become one validated, typed :class:`RunConfig`.
 
 A provider slot (``grounder: native``) is a word or a mapping with ``name`` and options. Options are checked against
-the provider's own dataclass, so that nothing is spelt wrong in silence. See ``docs/configuration.md``.
+the provider's own dataclass, so that nothing is spelt wrong in silence. The slot ``judge`` takes a list of them too.
+See ``docs/configuration.md``.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from srum_plugins.choices import REGION_TEMPLATE
 from srum_plugins.contracts import Capability
+from srum_plugins.ensemble import Combine, EnsembleOptions, Member, ensemble, labels
 from srum_plugins.errors import ConfigError, did_you_mean
 from srum_plugins.host import PluginHost, Registered
 from srum_plugins.options import build_options
@@ -73,10 +75,11 @@ class GroundSection:
 
 
 @dataclass(frozen=True)
-class ChunkSection:
-    """``judging``: candidates per chunk."""
+class JudgingSection:
+    """``judging``: candidates per chunk; ``combine`` makes one score of those of several judges."""
 
     chunk: int = 64
+    combine: Combine = "mean"
 
 
 @dataclass(frozen=True)
@@ -126,16 +129,23 @@ class TrackingSection:
 
 @dataclass(frozen=True)
 class Choice:
-    """A filled provider slot: which provider, with which options (an instance of its own dataclass)."""
+    """A filled provider slot: which provider, with which options (an instance of its own dataclass). If it is an
+    ensemble, ``members`` are its judges by label."""
 
     kind: Kind
     registered: Registered
     options: Any
+    members: Mapping[str, Choice] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         """The provider's name."""
         return self.registered.provider.name
+
+    @property
+    def each(self) -> tuple[Choice, ...]:
+        """The members of an ensemble; else this choice alone."""
+        return tuple(self.members.values()) or (self,)
 
     def plain(self) -> dict[str, Any]:
         """Name and options as plain containers."""
@@ -152,7 +162,7 @@ class RunConfig:
     providers: Mapping[Kind, Choice]
     generate: GenerateSection
     ground: GroundSection
-    judging: ChunkSection
+    judging: JudgingSection
     train: TrainSection
     evaluate: EvaluateSection
     tracking: TrackingSection
@@ -167,7 +177,9 @@ class RunConfig:
     def resolved(self) -> dict[str, Any]:
         """The configuration with every default filled in, as plain containers; loading it again gives the same."""
         data: dict[str, Any] = {"run": _plain(self.run)}
-        data.update({kind.value: choice.plain() for kind, choice in self.providers.items()})
+        for kind, choice in self.providers.items():
+            plain = [one.plain() for one in choice.each]
+            data[kind.value] = plain if choice.members else plain[0]
         for name in SECTIONS:
             if name != "run":
                 data[name] = _plain(getattr(self, name))
@@ -180,7 +192,7 @@ class RunConfig:
     @property
     def versions(self) -> dict[str, str]:
         """The versions of the distributions whose providers are used."""
-        used = [choice.registered for choice in self.providers.values()]
+        used = [one.registered for choice in self.providers.values() for one in choice.each]
         return dict(sorted((registered.distribution, registered.version) for registered in used))
 
     @property
@@ -193,7 +205,7 @@ SECTIONS: dict[str, type] = {
     "run": RunSection,
     "generate": GenerateSection,
     "ground": GroundSection,
-    "judging": ChunkSection,
+    "judging": JudgingSection,
     "train": TrainSection,
     "evaluate": EvaluateSection,
     "tracking": TrackingSection,
@@ -238,6 +250,10 @@ def load(path: Path | None, overrides: Sequence[str], host: PluginHost) -> RunCo
     }
     run: RunSection = sections["run"]
     sections["run"] = dataclasses.replace(run, directory=run.directory or str(Path("runs") / run.name))
+    judge = providers[Kind.JUDGE]
+    if judge.members:
+        options = EnsembleOptions(sections["judging"].combine)
+        providers[Kind.JUDGE] = dataclasses.replace(judge, options=options)
     config = RunConfig(providers=providers, sampling=sampling, training=training, **sections)
     _check_values(config)
     return config
@@ -323,16 +339,35 @@ def _resolve(data: dict[str, Any]) -> dict[str, Any]:
         raise ConfigError(f"{error.full_key or 'config'}: {_first_line(error)}") from error
 
 
-def _choice(kind: Kind, value: Any, host: PluginHost) -> Choice:
-    slot = kind.value
+def _choice(kind: Kind, value: Any, host: PluginHost, where: str = "") -> Choice:
+    slot = where or kind.value
     options = _slot(value, slot)
     name = options.pop("name", None)
+    if kind is Kind.JUDGE and isinstance(name, list) and not where:
+        return _judges(name, options, host)
     if name is None:
         raise ConfigError(f"{slot} is missing: choose one, such as `{slot}: NAME`.{did_you_mean('', host.names(kind))}")
     if not isinstance(name, str):
         raise ConfigError(f"{slot}: expected the name of a provider, got {name!r}")
     registered = host.get(kind, name)
     return Choice(kind, registered, build_options(registered.provider.options, options, slot))
+
+
+def _judges(values: list[Any], options: Mapping[str, Any], host: PluginHost) -> Choice:
+    """A list of judges as one; a list of one is that judge."""
+    if not values:
+        raise ConfigError(f"judge: the list is empty.{did_you_mean('', host.names(Kind.JUDGE))}")
+    if options:
+        raise ConfigError(
+            f"judge.{next(iter(options))}: judge is a list here, so that an option stands with its judge: "
+            "judge=[choice, {name: NAME, OPTION: VALUE}]"
+        )
+    choices = [_choice(Kind.JUDGE, value, host, f"judge[{index}]") for index, value in enumerate(values)]
+    if len(choices) == 1:
+        return choices[0]
+    named = dict(zip(labels([choice.name for choice in choices]), choices, strict=True))
+    members = [Member(label, choice.registered, choice.options) for label, choice in named.items()]
+    return Choice(Kind.JUDGE, ensemble(members), EnsembleOptions(), named)
 
 
 def _taken(data: dict[str, Any], section: str, key: str) -> tuple[str, dict[str, Any]]:
@@ -353,10 +388,10 @@ def _preset(adapter: Provider, name: Any, where: str) -> Mapping[str, Any]:
 
 
 def _slot(value: Any, slot: str) -> dict[str, Any]:
-    """A slot as a mapping with ``name``; empty if it is not filled."""
+    """A slot as a mapping with ``name``, which may be a list; empty if it is not filled."""
     if value is None:
         return {}
-    return {"name": value} if isinstance(value, str) else _mapping(value, slot)
+    return {"name": value} if isinstance(value, str | list) else _mapping(value, slot)
 
 
 def _mapping(value: Any, where: str) -> dict[str, Any]:

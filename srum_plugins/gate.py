@@ -48,7 +48,8 @@ def check(
 
     Args:
         adapter: the model adapter.
-        others: the other providers with their options, by slot of the config (``"grounder"``, ``"judge"``, ...).
+        others: the other providers with their options, by slot of the config (``"grounder"``, ``"judge"``, ...; of a
+            slot with several ``"judge[0]"``, ``"judge[1]"``).
         stages: the stages that are to run. What only other stages use is not checked; slots that belong to no stage
             always are.
         ground: the settings of the stage of that name, whose filter asks the model.
@@ -65,7 +66,7 @@ def check(
         for stage in stages
         if stage not in STAGE_NEEDS
     ]
-    used = {slot: pair for slot, pair in others.items() if STAGE_OF_SLOT.get(slot) in (None, *stages)}
+    used = {slot: pair for slot, pair in others.items() if STAGE_OF_SLOT.get(slot.partition("[")[0]) in (None, *stages)}
     for slot, registered in [("adapter", adapter), *((slot, registered) for slot, (registered, _) in used.items())]:
         provider = registered.provider
         if missing := missing_modules(provider):

@@ -205,7 +205,7 @@ def test_a_prompt_or_a_phrase_is_never_a_placeholder():
 def test_a_model_must_be_there_and_answer_everything():
     with pytest.raises(ContractError, match="the judge 'rubric' needs a model"):
         RubricJudge(RubricOptions()).judge([item()], [Grounding("c", ())], None)
-    with pytest.raises(ContractError, match="Scripted answered 1 of 2 questions"):
+    with pytest.raises(ContractError, match="the model answered 1 of 2 questions"):
         judge(Scripted([GOOD]), DOG)
     assert RubricJudge(RubricOptions()).judge([], [], Scripted()) == []
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from srum_plugins.contracts import Answer, Decoding, Judge, Located, ModelAdapter, Question
@@ -15,6 +15,9 @@ from srum_rubric.options import RubricOptions
 from srum_rubric.parsing import NO_SCORE, parse_global, parse_regions
 from srum_rubric.wording import ANYTHING, CROP, CROPS, REGION, REGIONS, THINK
 
+Ask = Callable[[Sequence[Question], Decoding], Sequence[Answer | Failure]]
+"""Gives an answer a question, in order, or why there is none: a model's ``answer``, or an endpoint's."""
+
 _BACKGROUND = Score(0.0, "background")
 _UNASKED = Failure(NO_SCORE, "not asked yet")
 
@@ -22,18 +25,20 @@ _UNASKED = Failure(NO_SCORE, "not asked yet")
 @dataclass
 class _Case:
     """One candidate, and what is known of it so far. ``local`` holds a result a region; ``answers`` are in the order of
-    asking."""
+    asking. ``given_up`` are the indices of regions whose question had no answer at all, None for the whole image."""
 
     item: Located
     regions: Sequence[Region]
     alpha: Score | Failure = _UNASKED
     local: list[Score | Failure] = field(default_factory=list)
     answers: list[Answer] = field(default_factory=list)
+    given_up: set[int | None] = field(default_factory=set)
 
     @property
     def open(self) -> list[int]:
-        """The indices of the regions without a score."""
-        return [index for index, score in enumerate(self.local) if isinstance(score, Failure)]
+        """The indices of the regions without a score that may still get one."""
+        failed = [index for index, score in enumerate(self.local) if isinstance(score, Failure)]
+        return [index for index in failed if index not in self.given_up]
 
 
 @dataclass(frozen=True)
@@ -60,31 +65,36 @@ class RubricJudge(Judge):
     def judge(
         self, items: Sequence[Located], groundings: Sequence[Grounding], model: ModelAdapter | None
     ) -> list[Judgement]:
-        """The questions about all items go to the model in one call, and so does each round of retries, which asks for
-        what is still missing. What stays without a score is the Failure of its last answer (see
-        :mod:`srum_rubric.parsing`). The same items have the same judgements if the model's answers do."""
+        """See :meth:`judge_with`; the model answers."""
         if model is None:
             raise ContractError("the judge 'rubric' needs a model")
+        return self.judge_with(model.answer, items, groundings)
+
+    def judge_with(self, ask: Ask, items: Sequence[Located], groundings: Sequence[Grounding]) -> list[Judgement]:
+        """The questions about all items are asked in one call, and so is each round of retries, which asks for what is
+        still missing. What stays without a score is the Failure of its last answer (see :mod:`srum_rubric.parsing`). A
+        question that has no answer is not asked again: its scores are the Failure that says why. The same items have
+        the same judgements if the answers are the same."""
         cases = [
             _Case(item, grounding.regions, local=[_BACKGROUND if r.background else _UNASKED for r in grounding.regions])
             for item, grounding in zip(items, groundings, strict=True)
         ]
         for round_number in range(1 + self._options.retries):
-            asks = [ask for case in cases for ask in self._asks(case, round_number)]
+            asks = [one for case in cases for one in self._asks(case, round_number)]
             if not asks:
                 break
-            answers = model.answer([ask.question for ask in asks], self._decoding(again=round_number > 0))
+            answers = ask([one.question for one in asks], self._decoding(again=round_number > 0))
             if len(answers) != len(asks):
-                raise ContractError(f"{type(model).__name__} answered {len(answers)} of {len(asks)} questions")
-            for ask, answer in zip(asks, answers, strict=True):
-                _take(ask, answer)
+                raise ContractError(f"the model answered {len(answers)} of {len(asks)} questions")
+            for one, answer in zip(asks, answers, strict=True):
+                _take(one, answer)
         return [self._judgement(case) for case in cases]
 
     def _asks(self, case: _Case, round_number: int) -> list[_Ask]:
         """What is to be asked about a candidate: the whole image and all regions, then only what has no score."""
         asks = []
         identifier = case.item.candidate.id
-        if isinstance(case.alpha, Failure):
+        if isinstance(case.alpha, Failure) and None not in case.given_up:
             text = self._text(self._options.global_template, {"text": case.item.prompt.text})
             seed = stable_seed("rubric", self._options.seed, identifier, "global", round_number)
             asks.append(_Ask(case, (), Question(case.item.image, text, seed=seed)))
@@ -120,9 +130,16 @@ class RubricJudge(Judge):
         return Judgement(case.item.candidate.id, case.alpha, tuple(case.local), raw, tokens, self._wording)
 
 
-def _take(ask: _Ask, answer: Answer) -> None:
+def _take(ask: _Ask, answer: Answer | Failure) -> None:
     """Keep what an answer says of its case."""
     case, asked = ask.case, ask.question.text
+    if isinstance(answer, Failure):
+        case.given_up.update(ask.indices or [None])
+        if not ask.indices:
+            case.alpha = answer
+        for index in ask.indices:
+            case.local[index] = answer
+        return
     case.answers.append(answer)
     if not ask.indices:
         case.alpha = parse_global(answer, asked)
