@@ -1,4 +1,4 @@
-"""Scoring given answers: each answer to a question about an image is a branch of one sample, whose trunk is the image."""
+"""Scoring given answers: each one to a question about an image is a branch of one sample, whose trunk is the image."""
 
 from __future__ import annotations
 
