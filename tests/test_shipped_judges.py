@@ -7,6 +7,8 @@ import pytest
 from srum_bagel.adapter import BagelAdapter
 from srum_choice.judge import ChoiceJudge
 from srum_choice.options import ChoiceOptions
+from srum_questions.judge import QuestionsJudge
+from srum_questions.options import QuestionsOptions
 from srum_shapes import oracle
 from srum_shapes.adapter import build
 from srum_shapes.options import AdapterOptions, PromptSetOptions, SamplingOptions
@@ -50,3 +52,7 @@ def auc(judge: Judge, model: BagelAdapter, drawn: list[Located]) -> float:
 
 def test_choice_tells_satisfied_from_unsatisfied_candidates(model: BagelAdapter, drawn: list[Located]) -> None:
     assert auc(ChoiceJudge(ChoiceOptions()), model, drawn) >= 0.9
+
+
+def test_so_do_questions_that_the_model_writes_itself(model: BagelAdapter, drawn: list[Located]) -> None:
+    assert auc(QuestionsJudge(QuestionsOptions()), model, drawn) >= 0.85

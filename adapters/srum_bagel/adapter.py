@@ -13,8 +13,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from srum_bagel import choices
 from srum_bagel.autoencoder import KLAutoencoder, PixelAutoencoder, patchify, to_uint8, unpatchify
 from srum_bagel.checkpoint import WEIGHTS, read_config, save_model
+from srum_bagel.choices import Choosing, scores, sheet, within
 from srum_bagel.config import BagelConfig
 from srum_bagel.images import AsTheyAre, Preparation
 from srum_bagel.model import Bagel
@@ -49,8 +51,6 @@ TEXT_DROPOUT = 0.1
 """Share of training examples whose text is dropped, as in BAGEL's training."""
 IMAGES_PER_CALL = 64
 """Images that understanding reads in one forward, if the adapter is not told otherwise."""
-HEAD_ROWS = 128
-"""Tokens of choices whose logits are there at a time: 80 MB of float32 with the released vocabulary."""
 TOKENS_PER_CALL = 2**15
 """Latent tokens that are drawn in one forward, those of guidance not counted: eight images of 1024 x 1024."""
 
@@ -316,63 +316,21 @@ class BagelAdapter(ModelAdapter):
         groups = list(grouped(id(question.image) for question in questions).values())
         done: dict[int, tuple[float, ...]] = {}
         for chunk in chunks(groups, self.images_per_call):
-            done |= self._choices(questions, chunk)
+            vision = self._see([questions[members[0]].image for members in chunk])
+            sheets = [
+                sheet(_seen(image), [self._choosing(index, questions[index]) for index in members], self.config.tokens)
+                for members, image in zip(chunk, vision, strict=True)
+            ]
+            for part in within([one.size for one in sheets], choices.TOKENS):
+                found = scores(self.model, [sheets[index] for index in part], torch.cat([vision[i] for i in part]))
+                done |= {index: tuple(torch.tensor(own).log_softmax(dim=0).tolist()) for index, own in found.items()}
         return [done[index] for index in range(len(questions))]
 
-    def _choices(self, questions: Sequence[Question], groups: Sequence[list[int]]) -> dict[int, tuple[float, ...]]:
-        """Score every choice as the answer of a branch of its own: the sum over its tokens and the end token. A
-        question whose choices are single tokens needs one branch only."""
-        tokens = self.config.tokens
-        vision = self._see([questions[members[0]].image for members in groups])
-        samples: list[list[Piece]] = []
-        places: list[int] = []  # among all texts' tokens, those after which something is wanted
-        wanted: list[tuple[int, int, int, int]] = []  # question, choice, row of the places, the token that is wanted
-        count = 0
-        for members, image in zip(groups, vision, strict=True):
-            sample_pieces = _seen(image)
-            count += 2 * len(sample_pieces)
-            branch = 0
-            for index in members:
-                question = questions[index]
-                asked = self._text(self.dialect.ask(question.text, question.box))
-                choices = [self.dialect.encode(choice) for choice in question.choices]
-                if not choices or not all(choices):
-                    raise ContractError(f"{question.text!r} needs choices, none of them empty; got {question.choices}")
-                short = all(len(choice) == 1 for choice in choices)
-                for number, choice in enumerate(choices[:1] if short else choices):
-                    branch += 1
-                    answer = [] if short else choice
-                    sample_pieces.append(Piece(PieceKind.TEXT, asked.ids, branch=branch))
-                    sample_pieces.append(Piece(PieceKind.TEXT, (tokens.bos, *answer), branch=branch))
-                    count += len(asked.ids)
-                    row = len(places)
-                    places += range(count, count + 1 + len(answer))
-                    count += 1 + len(answer)
-                    if short:
-                        wanted += [(index, each, row, ids[0]) for each, ids in enumerate(choices)]
-                    else:
-                        wanted += [(index, number, row + step, one) for step, one in enumerate([*choice, tokens.eos])]
-            samples.append(sample_pieces)
-        packed = self.model.pack(samples)
-        rows = packed.text_rows[torch.tensor(places, device=self.model.device)]
-        after, _ = self.model.hidden(packed, torch.cat(vision), None, rows)
-        found = self._token_logprobs(after, [(row, one) for _, _, row, one in wanted])
-        sums = {index: [0.0] * len(questions[index].choices) for index, _, _, _ in wanted}
-        for (index, number, _, _), value in zip(wanted, found, strict=True):
-            sums[index][number] += value
-        return {index: tuple(torch.log_softmax(torch.tensor(own), dim=0).tolist()) for index, own in sums.items()}
-
-    def _token_logprobs(self, hidden: Tensor, wanted: Sequence[tuple[int, int]]) -> list[float]:
-        """For each (row, token) that is wanted, the log-probability of the token to follow the hidden state of the row;
-        the rows (R, D) have their logits so many at a time, and nothing is read from the device before the end."""
-        found = []
-        for start in range(0, len(hidden), HEAD_ROWS):
-            logits = self.model.language_model.lm_head(hidden[start : start + HEAD_ROWS]).float()
-            own = [(row - start, token) for row, token in wanted if start <= row < start + HEAD_ROWS]
-            rows, tokens = torch.tensor(own, device=hidden.device).unbind(1)
-            found.append(torch.log_softmax(logits, dim=-1)[rows, tokens])
-        picked: list[float] = torch.cat(found).tolist()
-        return picked
+    def _choosing(self, number: int, question: Question) -> Choosing:
+        given = [self.dialect.encode(choice) for choice in question.choices]
+        if not given or not all(given):
+            raise ContractError(f"{question.text!r} needs choices, none of them empty; got {question.choices}")
+        return Choosing(number, self._text(self.dialect.ask(question.text, question.box)).ids, given)
 
     def locate(self, images: Sequence[Image.Image], phrases: Sequence[Sequence[str]]) -> list[list[Region | Failure]]:
         """See :meth:`ModelAdapter.locate`. ``score`` is left open: a box in words carries none."""
