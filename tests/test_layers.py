@@ -22,7 +22,7 @@ FILES = [(name, file) for name, folder in PACKAGES.items() for file in sorted(fo
 DOTTED = re.compile(rf"({'|'.join(PACKAGES)})(\.\w+)*")
 # Every plugin may use the core and itself; here is what else. The drawn world's model is a small BAGEL; an endpoint is
 # asked what a model is asked.
-ALSO = {"srum_shapes": {"srum_bagel"}, "srum_http": {"srum_rubric"}}
+ALSO = {"srum_shapes": {"srum_bagel", "srum_rubric", "srum_questions"}, "srum_http": {"srum_rubric"}}
 HEAVY = {"torch", "transformers", "diffusers", "mlflow", "scipy", "matplotlib", "safetensors"}
 
 
