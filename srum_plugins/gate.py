@@ -10,7 +10,7 @@ from typing import Any
 
 from srum_plugins.config import TrainSection
 from srum_plugins.contracts import Capability
-from srum_plugins.errors import CapabilityError, ConfigError, did_you_mean
+from srum_plugins.errors import CapabilityError, ConfigError, SrumError, did_you_mean
 from srum_plugins.host import Registered, missing_modules
 
 EIGHT_BIT = "pip install 'srum-plugins[gpu]'"
@@ -46,7 +46,8 @@ def check(adapter: Registered, others: Mapping[str, tuple[Registered, Any]], sta
     Raises:
         CapabilityError: a stage or provider needs of the adapter what it does not declare. Lists all other problems
             too.
-        ConfigError: an unknown stage, packages that are not installed, or ``needs`` that cannot be read.
+        ConfigError: an unknown stage, packages that are not installed, a provider that its own check refuses, or
+            ``needs`` that cannot be read.
     """
     lacking: list[str] = []
     problems = [
@@ -69,6 +70,12 @@ def check(adapter: Registered, others: Mapping[str, tuple[Registered, Any]], sta
             problems.append(f"{asker} cannot say what it needs: {type(error).__name__}: {error}")
         else:
             lacking += _lacking(asker, needs, adapter)
+        try:
+            registered.provider.check(options)
+        except SrumError as error:
+            problems.append(f"{asker} cannot run here: {error}")
+        except Exception as error:
+            problems.append(f"{asker} cannot say whether it can run here: {type(error).__name__}: {error}")
     if lacking or problems:
         raise (CapabilityError if lacking else ConfigError)("\n".join(lacking + problems))
 
