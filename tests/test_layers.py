@@ -20,8 +20,9 @@ PACKAGES = {Path(path).name: ROOT / path for path in PROJECT["tool"]["hatch"]["b
 CORE = "srum_plugins"
 FILES = [(name, file) for name, folder in PACKAGES.items() for file in sorted(folder.rglob("*.py"))]
 DOTTED = re.compile(rf"({'|'.join(PACKAGES)})(\.\w+)*")
-# Every plugin may use the core and itself; here is what else. The drawn world's model is a small BAGEL.
-ALSO = {"srum_shapes": {"srum_bagel"}}
+# Every plugin may use the core and itself; here is what else. The drawn world's model is a small BAGEL, and the tiny
+# SAM is trained and measured on the drawn world.
+ALSO = {"srum_shapes": {"srum_bagel"}, "srum_sam": {"srum_shapes"}}
 HEAVY = {"torch", "transformers", "diffusers", "mlflow", "scipy", "matplotlib", "safetensors"}
 
 
