@@ -9,14 +9,10 @@ transformer's attention, which it knows for some kernels only.
 
 from __future__ import annotations
 
-import argparse
-import json
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from measure import kernel, matmul_rate, measured, name_of
-from PIL import Image
+from measure import LONGEST_ANSWER, Bench, arguments, blank, dtype_on, show_memory
 from srum_bagel.adapter import BagelAdapter
 from srum_bagel.autoencoder import build_autoencoder
 from srum_bagel.config import AutoencoderConfig, BagelConfig, LanguageConfig, SpecialTokens, VisionConfig
@@ -27,14 +23,6 @@ from srum_bagel.release import kl_autoencoder
 from srum_bagel.released import preparation
 
 from srum_plugins.attention.contract import Attention, Heads
-from srum_plugins.config import TrainSection
-from srum_plugins.contracts import Capability, GenerationRequest, Question, TrainBatch
-from srum_plugins.doctor_command import show
-from srum_plugins.memory.estimate import estimate
-from srum_plugins.memory.workload import Asking, Drawing, Learning, Workload
-from srum_plugins.records import Prompt
-from srum_plugins.rewards.objectives import Weighted, WeightedOptions
-from srum_plugins.stages import optimizers
 
 SEVEN = BagelConfig(
     llm=LanguageConfig(152064, 3584, 18944, 28, 28, 4),
@@ -55,11 +43,6 @@ SMALL = BagelConfig(
 """Two experts of 12 million parameters each, on pixels."""
 SIZES: dict[str, tuple[BagelConfig, int]] = {"small": (SMALL, 128), "7b": (SEVEN, 1024)}
 """Dimensions, and the side of the square images in pixels."""
-WORDS = 32
-"""Tokens of every prompt and question."""
-TEXT = " ".join(["word"] * WORDS)
-LONGEST_ANSWER = 16
-"""Tokens."""
 
 
 def build(
@@ -78,63 +61,20 @@ def build(
     return BagelAdapter(model, autoencoder, Words(LONGEST_ANSWER), (side, side), preparation(config))
 
 
-def training(
-    adapter: BagelAdapter, images: list[Image.Image], eight_bit: bool
-) -> tuple[Callable[[], None], Callable[[], None]]:
-    """One optimizer step on these images, and its forward and backward alone, as functions."""
-    parameters = adapter.start_training(Training(), base=False)
-    optimizer = optimizers.build(settings(len(images), eight_bit), parameters)
-    objective = Weighted(WeightedOptions())
-    latents = adapter.encode(images)
-    grid = adapter.token_grid(*images[0].size)
-    weights = torch.ones(len(images) * grid[0] * grid[1], device=latents.device)
-    prompts = tuple(Prompt(str(number), TEXT) for number in range(len(images)))
-    batch = TrainBatch(prompts, (list(latents),), (weights,), (grid,) * len(images))
-
-    def gradients() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        loss, _ = objective.loss(adapter, batch, adapter.draw(list(latents), torch.Generator().manual_seed(0)))
-        loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
-
-    def step() -> None:
-        gradients()
-        optimizer.step()
-
-    return step, gradients
-
-
-def workload(device: str, images: int, points: int, eight_bit: bool) -> Workload:
-    """What this program asks of the model, for the estimate."""
-    return Workload(
-        device=device,
-        words=WORDS,
-        questions=1,
-        drawing={"generate": Drawing(images, None, Sampling(points=points))},
-        asking={"judge": Asking(images, None, frozenset({Capability.ANSWER}))},
-        learning=Learning(settings(images, eight_bit), Training(), Weighted(WeightedOptions()), None),
-    )
-
-
-def settings(images: int, eight_bit: bool) -> TrainSection:
-    return TrainSection(optimizer="adamw8bit" if eight_bit else "adamw", batch=images, lr=1e-6)
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=list(SIZES), default="small")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--images", type=int, default=2, help="images per call")
+    parser = arguments(__doc__, "bagel", SIZES)
     parser.add_argument("--points", type=int, default=11, help="timesteps of a sampling; one less are model steps")
-    parser.add_argument("--attention", default="auto", help="kernel, as in a config")
-    parser.add_argument("--memory", action="store_true", help="only estimate memory, as srum doctor --memory does")
-    parser.add_argument("--output", type=Path, help="JSON file (default: runs/bagel-SIZE.json)")
     options = parser.parse_args()
     device, (config, side) = torch.device(options.device), SIZES[options.size]
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    dtype, sampling = dtype_on(device), Sampling(points=options.points)
     if options.memory:
-        asked = workload(device.type, options.images, options.points, eight_bit=dtype == torch.bfloat16)
-        found = estimate(lambda: weightless(config, dtype, (side, side), LONGEST_ANSWER, preparation(config)), asked)
-        show(found, asked, options.device, as_json=False)
+        show_memory(
+            lambda: weightless(config, dtype, (side, side), LONGEST_ANSWER, preparation(config)),
+            options.device,
+            options.images,
+            sampling,
+            Training(),
+        )
         return
     heads = Heads(
         config.llm.num_attention_heads,
@@ -142,44 +82,21 @@ def main() -> None:
         config.llm.head_dim,
         str(dtype).removeprefix("torch."),
     )
-    chosen, attention = kernel(options.attention, [heads], device)
-    adapter = build(config, side, device, dtype, attention)
-    reached = matmul_rate(device, dtype)
-    blank = [Image.new("RGB", (side, side), (count, 128, 64)) for count in range(options.images)]
-    tokens = (side // config.latent_stride) ** 2
-    requests = [GenerationRequest(Prompt(str(seed), TEXT), seed) for seed in range(options.images)]
-    sampling = Sampling(points=options.points)
-    questions = [Question(image, TEXT) for image in blank]
-    found: dict[str, dict[str, float]] = {
-        "generate": measured(lambda: adapter.generate(requests, sampling), device, reached, attention=attention),
-        "answer": measured(lambda: adapter.answer(questions), device, reached, attention=attention),
-    }
-    step, gradients = training(adapter, blank, eight_bit=dtype == torch.bfloat16)
-    found["train"] = measured(step, device, reached, counted=gradients, attention=attention)
-    written = sum(len(answer.text.split()) for answer in adapter.answer(questions))
-    drawn = options.images * tokens
-    for name, count in (("generate", drawn * (options.points - 1)), ("answer", written), ("train", drawn)):
-        figures = found[name]
-        figures["images_per_second"] = options.images / figures["seconds"]
-        figures["tokens_per_second"] = count / figures["seconds"]
-    report = {
-        "device": name_of(device),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "dtype": heads.dtype,
-        "attention": chosen,
+    bench = Bench.on(options.device, options.attention, [heads])
+    adapter, images = build(config, side, device, dtype, bench.attention), blank(side, options.images)
+    found = bench.figures(
+        adapter, sampling, Training(), images, list(adapter.encode(images)), lambda text: len(text.split())
+    )
+    drawn = options.images * (side // config.latent_stride) ** 2
+    found["generate"]["tokens_per_second"] = drawn * (options.points - 1) / found["generate"]["seconds"]
+    about = {
         "size": options.size,
         "parameters": sum(parameter.numel() for parameter in adapter.model.parameters()),
         "side": side,
         "images": options.images,
         "points": options.points,
-        "matmul_teraflops": reached / 1e12,
-        **found,
     }
-    output = options.output or Path(f"runs/bagel-{options.size}.json")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(f"{json.dumps(report, indent=1)}\n")
-    print(json.dumps(report, indent=1))
+    bench.write(about | found, options.output or Path(f"runs/bagel-{options.size}.json"))
 
 
 if __name__ == "__main__":

@@ -1,97 +1,187 @@
-"""Speed and memory of a BLIP3o checkpoint: python benchmarks/blip3o.py --checkpoint /data/BLIP3o-Model-8B --device cuda
+"""Speed and memory of BLIP3o: python benchmarks/blip3o.py --size small --device cpu
 
-Generates, answers and trains (`srum` objective, scope prior, on the features that were drawn), and writes a JSON file
-with the device's name: seconds, images/s, peak memory, and utilisation as benchmarks/bagel.py has it. Operations of the
-pixel decoder's attention count where torch knows its kernel.
+With random weights, or with those of a checkpoint folder (--checkpoint). Generates, answers and trains (`srum`
+objective, scope prior, on features), and writes a JSON file with the device's name: seconds, images/s, tokens/s
+(written words, feature tokens), peak memory, and utilisation as benchmarks/bagel.py has it. Operations of the pixel
+decoder's attention count where torch knows its kernel.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 from pathlib import Path
+from typing import Any
 
 import torch
-from measure import kernel, matmul_rate, measured, name_of
+from measure import LONGEST_ANSWER, Bench, arguments, blank, dtype_on, show_memory
 from srum_blip3o.adapter import Blip3oAdapter
+from srum_blip3o.conditions import Conditions
+from srum_blip3o.decoder import DecoderConfig
+from srum_blip3o.eva import EvaConfig
+from srum_blip3o.memory import weightless
+from srum_blip3o.networks import Dimensions, new_networks, unsaved
 from srum_blip3o.options import AdapterOptions, Sampling, Training
-from srum_blip3o.released import build, heads
-from torch import Tensor
+from srum_blip3o.prior import PriorConfig
+from srum_blip3o.released import build as build_released
+from srum_blip3o.released import heads as released_heads
+from srum_blip3o.released import without_weights
+from transformers import Qwen2_5_VLConfig
 
-from srum_plugins.config import TrainSection
-from srum_plugins.contracts import Decoding, GenerationRequest, Question, TrainBatch
-from srum_plugins.records import Prompt
-from srum_plugins.rewards.objectives import Weighted, WeightedOptions
-from srum_plugins.stages import optimizers
+from srum_plugins.attention.contract import Attention
 
-TEXT = "a red circle left of a blue square"
-ANSWER = Decoding(max_tokens=16)
+UNET = {
+    "sample_size": 128,
+    "block_out_channels": (320, 640, 1280),
+    "transformer_layers_per_block": (1, 2, 10),
+    "attention_head_dim": (5, 10, 20),
+    "cross_attention_dim": 1792,
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 3328,
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+}
+VAE = {
+    "block_out_channels": (128, 256, 512, 512),
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "layers_per_block": 2,
+    "sample_size": 1024,
+    "scaling_factor": 0.13025,
+}
+SCHEDULER = {
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "timestep_spacing": "leading",
+    "steps_offset": 1,
+}
 
 
-def prepared(
-    adapter: Blip3oAdapter, latents: list[Tensor], eight_bit: bool
-) -> tuple[TrainBatch, torch.optim.Optimizer]:
-    """A batch of what was drawn, and an optimizer of the prior."""
-    settings = TrainSection(optimizer="adamw8bit" if eight_bit else "adamw", batch=len(latents), lr=1e-6)
-    optimizer = optimizers.build(settings, adapter.start_training(Training(), base=False))
-    grid = adapter.token_grid(*adapter.size)
-    weights = torch.ones(len(latents) * grid[0] * grid[1], device=adapter.device)
-    prompts = tuple(Prompt(str(number), TEXT) for number in range(len(latents)))
-    return TrainBatch(prompts, (latents,), (weights,), (grid,) * len(latents)), optimizer
+def language(
+    vocabulary: int, width: int, inner: int, layers: int, heads: int, keys: int, tied: bool, vision: dict[str, Any]
+) -> Qwen2_5_VLConfig:
+    """A Qwen2.5-VL; of ``vision`` what is not said is the release's."""
+    eighth = width // heads // 8
+    return Qwen2_5_VLConfig(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=keys,
+        max_position_embeddings=128000,
+        bos_token_id=0,
+        eos_token_id=1,
+        rope_theta=1e6,
+        rope_scaling={"type": "mrope", "mrope_section": [eighth, eighth + eighth // 2, eighth + eighth // 2]},
+        tie_word_embeddings=tied,
+        vision_config={"hidden_size": 1280, **vision, "out_hidden_size": width},
+    )
+
+
+SMALL_VISION: dict[str, Any] = {
+    "hidden_size": 256,
+    "depth": 2,
+    "num_heads": 4,
+    "intermediate_size": 512,
+    "fullatt_block_indexes": [1],
+}
+SMALL = Dimensions(
+    language(1024, 512, 1536, 4, 8, 2, False, SMALL_VISION),
+    PriorConfig(512, channels=256, layers=4, heads=4),
+    DecoderConfig(
+        {
+            **UNET,
+            "sample_size": 16,
+            "block_out_channels": (64, 128, 128),
+            "transformer_layers_per_block": (1, 1, 2),
+            "attention_head_dim": (1, 2, 2),
+            "cross_attention_dim": 256,
+            "projection_class_embeddings_input_dim": 256 + 6 * 256,
+        },
+        {**VAE, "block_out_channels": (32, 64, 64, 64), "sample_size": 128},
+        SCHEDULER,
+    ),
+    EvaConfig(image=112, width=256, depth=2, heads=4, mlp=512),
+)
+"""On images of 128 x 128 pixels."""
+SIZES = {
+    "small": SMALL,
+    "4b": Dimensions(
+        language(151668, 2048, 11008, 36, 16, 2, True, {}),
+        PriorConfig(2048),
+        DecoderConfig(UNET, VAE, SCHEDULER),
+        EvaConfig(),
+    ),
+    "8b": Dimensions(
+        language(151668, 3584, 18944, 28, 28, 4, False, {}),
+        PriorConfig(3584),
+        DecoderConfig(UNET, VAE, SCHEDULER),
+        EvaConfig(),
+    ),
+}
+"""The two large ones are the released dimensions (blip3o.md 1.2, 1.4, 2.2, 4.3)."""
+
+
+def build(dimensions: Dimensions, device: torch.device, dtype: torch.dtype, attention: Attention) -> Blip3oAdapter:
+    """An adapter with random weights, made on the device in their dtype."""
+    torch.manual_seed(0)
+    networks = new_networks(dimensions, device, dtype, attention)
+    conditions = Conditions(networks.qwen.condition, "", None)
+    return Blip3oAdapter(
+        networks.qwen, networks.prior, networks.decoder, conditions, networks.tower, unsaved, LONGEST_ANSWER
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", required=True, help="a folder")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--images", type=int, default=2, help="images per call")
-    parser.add_argument("--attention", default="auto", help="kernel, as in a config")
-    parser.add_argument("--output", type=Path, help="JSON file (default: runs/blip3o.json)")
+    parser = arguments(__doc__, "blip3o", SIZES)
+    parser.add_argument("--checkpoint", help="a folder, in place of random weights of a size")
+    parser.add_argument("--prior-steps", type=int, default=30, help="of the features of an image")
+    parser.add_argument("--steps", type=int, default=50, help="of the pixels of an image")
     options = parser.parse_args()
-    device = torch.device(options.device)
-    chosen = AdapterOptions(options.checkpoint, dtype="bfloat16" if device.type == "cuda" else "float32")
-    dtype = getattr(torch, chosen.dtype)
-    name, attention = kernel(options.attention, heads(chosen), device)
-    adapter, reached = build(chosen, options.device, attention), matmul_rate(device, dtype)
-    requests = [GenerationRequest(Prompt(str(seed), TEXT), seed) for seed in range(options.images)]
-    drawn = adapter.generate(requests, Sampling())
-    questions = [Question(one.image, "how many objects are there ?") for one in drawn]
-    found = {
-        "generate": measured(lambda: adapter.generate(requests, Sampling()), device, reached, attention=attention),
-        "answer": measured(lambda: adapter.answer(questions, ANSWER), device, reached, attention=attention),
-    }
-    latents = [one.latents for one in drawn if one.latents is not None]
-    batch, optimizer = prepared(adapter, latents, eight_bit=dtype == torch.bfloat16)
-    objective = Weighted(WeightedOptions())
-
-    def gradients() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        loss, _ = objective.loss(adapter, batch, adapter.draw(latents, torch.Generator().manual_seed(0)))
-        loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
-
-    def step() -> None:
-        gradients()
-        optimizer.step()
-
-    found["train"] = measured(step, device, reached, counted=gradients, attention=attention)
-    for figures in found.values():
-        figures["images_per_second"] = options.images / figures["seconds"]
-    report = {
-        "device": name_of(device),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "dtype": chosen.dtype,
-        "attention": name,
-        "parameters": sum(parameter.numel() for parameter in adapter.prior.parameters()),
-        "side": adapter.size[0],
+    device, dimensions = torch.device(options.device), SIZES[options.size]
+    dtype, sampling = dtype_on(device), Sampling(prior_steps=options.prior_steps, steps=options.steps)
+    kind = str(dtype).removeprefix("torch.")
+    released = AdapterOptions(options.checkpoint, dtype=kind) if options.checkpoint else None
+    if options.memory:
+        show_memory(
+            lambda: without_weights(released) if released else weightless(dimensions, dtype, LONGEST_ANSWER),
+            options.device,
+            options.images,
+            sampling,
+            Training(),
+        )
+        return
+    bench = Bench.on(
+        options.device, options.attention, released_heads(released) if released else dimensions.heads(kind)
+    )
+    if released:
+        adapter = build_released(released, options.device, bench.attention)
+    else:
+        adapter = build(dimensions, device, dtype, bench.attention)
+    side, config = adapter.size[0], adapter.prior.config
+    features = torch.randn(options.images, config.channels, config.grid, config.grid, device=device)
+    tokenizer = adapter.qwen.tokenizer
+    found = bench.figures(
+        adapter,
+        sampling,
+        Training(),
+        blank(side, options.images),
+        list(features),
+        lambda text: len(tokenizer.encode(text)),
+    )
+    networks = (adapter.qwen.model, adapter.prior, adapter.decoder)
+    about = {
+        "size": options.checkpoint or options.size,
+        "parameters": sum(parameter.numel() for network in networks for parameter in network.parameters()),
+        "side": side,
         "images": options.images,
-        "matmul_teraflops": reached / 1e12,
-        **found,
+        "prior_steps": options.prior_steps,
+        "steps": options.steps,
     }
-    output = options.output or Path("runs/blip3o.json")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(f"{json.dumps(report, indent=1)}\n")
-    print(json.dumps(report, indent=1))
+    name = "checkpoint" if released else options.size
+    bench.write(about | found, options.output or Path(f"runs/blip3o-{name}.json"))
 
 
 if __name__ == "__main__":

@@ -1,26 +1,188 @@
-"""What the benchmarks share: time, memory and operations of a call, and the device's name."""
+"""What the benchmarks share: their work, and the time, memory and operations of a call."""
 
 from __future__ import annotations
 
+import argparse
+import json
 import platform
 import resource
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from srum_plugins.attention.contract import Attention, Heads, Segments
 from srum_plugins.attention.probe import choose
-from srum_plugins.config import Choice
+from srum_plugins.config import Choice, TrainSection
+from srum_plugins.contracts import (
+    Answer,
+    Capability,
+    Decoding,
+    GenerationRequest,
+    ModelAdapter,
+    Question,
+    TrainBatch,
+    Weightless,
+)
+from srum_plugins.doctor_command import show
 from srum_plugins.host import PluginHost
+from srum_plugins.memory.estimate import estimate
+from srum_plugins.memory.workload import Asking, Drawing, Learning, Workload
 from srum_plugins.providers import Kind
+from srum_plugins.records import Prompt
+from srum_plugins.rewards.objectives import Weighted, WeightedOptions
+from srum_plugins.stages import optimizers
 
 REPEATS = 3
+WORDS = 32
+"""Tokens of every prompt and question."""
+TEXT = " ".join(["word"] * WORDS)
+LONGEST_ANSWER = 16
+"""Tokens."""
+
+
+def arguments(text: str, name: str, sizes: Collection[str]) -> argparse.ArgumentParser:
+    """What every benchmark of a model can be told; ``name`` is that of its report."""
+    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=list(sizes), default="small", help="dimensions; weights are random")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--images", type=int, default=2, help="images per call")
+    parser.add_argument("--attention", default="auto", help="kernel, as in a config")
+    parser.add_argument("--memory", action="store_true", help="only estimate memory, as srum doctor --memory does")
+    parser.add_argument("--output", type=Path, help=f"JSON file (default: runs/{name}-SIZE.json)")
+    return parser
+
+
+def dtype_on(device: torch.device) -> torch.dtype:
+    """That of the weights: half the memory where it is scarce, and what every CPU is fast in."""
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
+def settings(images: int, eight_bit: bool) -> TrainSection:
+    return TrainSection(optimizer="adamw8bit" if eight_bit else "adamw", batch=images, lr=1e-6)
+
+
+def show_memory(make: Callable[[], Weightless], device: str, images: int, sampling: Any, how: Any) -> None:
+    """Print what the benchmark's work is estimated to need; ``how`` are the adapter's settings of training."""
+    kind = torch.device(device)
+    learned = settings(images, eight_bit=dtype_on(kind) == torch.bfloat16)
+    asked = Workload(
+        device=kind.type,
+        words=WORDS,
+        questions=1,
+        drawing={"generate": Drawing(images, None, sampling)},
+        asking={"judge": Asking(images, None, frozenset({Capability.ANSWER}))},
+        learning=Learning(learned, how, Weighted(WeightedOptions()), None),
+    )
+    show(estimate(make, asked), asked, device, as_json=False)
+
+
+def training(
+    adapter: ModelAdapter, how: Any, latents: Sequence[Tensor], size: tuple[int, int], eight_bit: bool
+) -> tuple[Callable[[], None], Callable[[], None]]:
+    """One optimizer step on latents of images of this (width, height), and its forward and backward alone, as
+    functions; ``how`` are the adapter's settings of training."""
+    parameters = adapter.start_training(how, base=False)
+    optimizer = optimizers.build(settings(len(latents), eight_bit), parameters)
+    objective, grid = Weighted(WeightedOptions()), adapter.token_grid(*size)
+    weights = torch.ones(len(latents) * grid[0] * grid[1], device=latents[0].device)
+    prompts = tuple(Prompt(str(number), TEXT) for number in range(len(latents)))
+    batch = TrainBatch(prompts, (list(latents),), (weights,), (grid,) * len(latents))
+
+    def gradients() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        loss, _ = objective.loss(adapter, batch, adapter.draw(latents, torch.Generator().manual_seed(0)))
+        loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
+
+    def step() -> None:
+        gradients()
+        optimizer.step()
+
+    return step, gradients
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A device, the operations per second of a large matrix product on it, and the kernel of the model's attention with
+    its name."""
+
+    device: torch.device
+    reached: float
+    attention: Attention
+    kernel: str
+
+    @classmethod
+    def on(cls, device: str, attention: str, heads: Sequence[Heads]) -> Bench:
+        """The kernel is the one that a config's word gives for these heads."""
+        place = torch.device(device)
+        name, found = kernel(attention, heads, place)
+        return cls(place, matmul_rate(place, dtype_on(place)), found, name)
+
+    def figures(
+        self,
+        adapter: ModelAdapter,
+        sampling: Any,
+        how: Any,
+        images: Sequence[Image.Image],
+        latents: Sequence[Tensor],
+        written: Callable[[str], int],
+    ) -> dict[str, dict[str, float]]:
+        """Generates as many images, answers about these, and trains on their latents; ``written`` counts the tokens of
+        an answer."""
+        requests = [GenerationRequest(Prompt(str(seed), TEXT), seed) for seed in range(len(images))]
+        questions, few = [Question(image, TEXT) for image in images], Decoding(max_tokens=LONGEST_ANSWER)
+        answers: list[Answer] = []
+
+        def answer() -> None:
+            answers[:] = adapter.answer(questions, few)
+
+        found = {
+            "generate": self.measured(lambda: adapter.generate(requests, sampling)),
+            "answer": self.measured(answer),
+        }
+        size = images[0].size
+        step, gradients = training(adapter, how, latents, size, dtype_on(self.device) == torch.bfloat16)
+        found["train"] = self.measured(step, counted=gradients)
+        height, width = adapter.token_grid(*size)
+        for name, tokens in (
+            ("answer", sum(written(one.text) for one in answers)),
+            ("train", len(images) * height * width),
+        ):
+            found[name]["tokens_per_second"] = tokens / found[name]["seconds"]
+        for figures in found.values():
+            figures["images_per_second"] = len(images) / figures["seconds"]
+        return found
+
+    def measured(self, work: Callable[[], Any], counted: Callable[[], Any] | None = None) -> dict[str, float]:
+        """See :func:`measured`."""
+        return measured(work, self.device, self.reached, counted, self.attention)
+
+    def write(self, found: Mapping[str, Any], output: Path) -> None:
+        """Write and print what was found, with the machine that it was found on."""
+        report = {
+            "device": name_of(self.device),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "dtype": str(dtype_on(self.device)).removeprefix("torch."),
+            "attention": self.kernel,
+            "matmul_teraflops": self.reached / 1e12,
+            **found,
+        }
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(f"{json.dumps(report, indent=1)}\n")
+        print(json.dumps(report, indent=1))
+
+
+def blank(side: int, count: int) -> list[Image.Image]:
+    """Images that are not the same one."""
+    return [Image.new("RGB", (side, side), (number, 128, 64)) for number in range(count)]
 
 
 def kernel(name: str, heads: Sequence[Heads], device: torch.device) -> tuple[str, Attention]:

@@ -1,7 +1,8 @@
 """Configuration: YAML and command-line overrides become one validated, typed :class:`RunConfig`.
 
 A provider slot (``grounder: native``) is a word or a mapping with ``name`` and options. Options are checked against
-the provider's own dataclass, so that nothing is spelt wrong in silence. See ``docs/configuration.md``.
+the provider's own dataclass, so that nothing is spelt wrong in silence. The slot ``judge`` takes a list of them too.
+See ``docs/configuration.md``.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from srum_plugins.choices import REGION_TEMPLATE
+from srum_plugins.contracts import Capability
+from srum_plugins.ensemble import Combine, EnsembleOptions, Member, ensemble, labels
 from srum_plugins.errors import ConfigError, did_you_mean
 from srum_plugins.host import PluginHost, Registered
 from srum_plugins.options import build_options
@@ -26,6 +30,7 @@ from srum_plugins.providers import PRESET, Kind, NoOptions, Provider
 DECAYS = ("constant", "linear", "cosine")
 OPTIMIZERS = ("adamw", "adamw8bit")
 LATENTS = ("kept", "encoded")
+FILTERS = ("none", "drop", "background")
 
 
 @dataclass(frozen=True)
@@ -49,10 +54,32 @@ class GenerateSection:
 
 
 @dataclass(frozen=True)
-class ChunkSection:
-    """``ground`` and ``judging``: candidates per chunk."""
+class GroundSection:
+    """``ground``: candidates per chunk, and the filter of what the grounder proposes.
+
+    With ``filter`` other than ``none`` the model is asked which of the prompt's phrases each region shows, or whether
+    it shows its own. A region that shows none with a probability of at least ``threshold``, in [0, 1], is left out
+    (``drop``), or kept without a phrase and without a local reward (``background``). ``template`` asks; ``{phrase}``
+    becomes the phrase with its article, and the answer is yes or no.
+    """
 
     chunk: int = 64
+    filter: str = "none"
+    threshold: float = 0.5
+    template: str = REGION_TEMPLATE
+
+    @property
+    def needs(self) -> frozenset[Capability]:
+        """What the filter asks of the adapter."""
+        return frozenset() if self.filter == "none" else frozenset({Capability.CHOICE})
+
+
+@dataclass(frozen=True)
+class JudgingSection:
+    """``judging``: candidates per chunk; ``combine`` makes one score of those of several judges."""
+
+    chunk: int = 64
+    combine: Combine = "mean"
 
 
 @dataclass(frozen=True)
@@ -102,16 +129,23 @@ class TrackingSection:
 
 @dataclass(frozen=True)
 class Choice:
-    """A filled provider slot: which provider, with which options (an instance of its own dataclass)."""
+    """A filled provider slot: which provider, with which options (an instance of its own dataclass). If it is an
+    ensemble, ``members`` are its judges by label."""
 
     kind: Kind
     registered: Registered
     options: Any
+    members: Mapping[str, Choice] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         """The provider's name."""
         return self.registered.provider.name
+
+    @property
+    def each(self) -> tuple[Choice, ...]:
+        """The members of an ensemble; else this choice alone."""
+        return tuple(self.members.values()) or (self,)
 
     def plain(self) -> dict[str, Any]:
         """Name and options as plain containers."""
@@ -127,8 +161,8 @@ class RunConfig:
     run: RunSection
     providers: Mapping[Kind, Choice]
     generate: GenerateSection
-    ground: ChunkSection
-    judging: ChunkSection
+    ground: GroundSection
+    judging: JudgingSection
     train: TrainSection
     evaluate: EvaluateSection
     tracking: TrackingSection
@@ -143,7 +177,9 @@ class RunConfig:
     def resolved(self) -> dict[str, Any]:
         """The configuration with every default filled in, as plain containers; loading it again gives the same."""
         data: dict[str, Any] = {"run": _plain(self.run)}
-        data.update({kind.value: choice.plain() for kind, choice in self.providers.items()})
+        for kind, choice in self.providers.items():
+            plain = [one.plain() for one in choice.each]
+            data[kind.value] = plain if choice.members else plain[0]
         for name in SECTIONS:
             if name != "run":
                 data[name] = _plain(getattr(self, name))
@@ -156,7 +192,7 @@ class RunConfig:
     @property
     def versions(self) -> dict[str, str]:
         """The versions of the distributions whose providers are used."""
-        used = [choice.registered for choice in self.providers.values()]
+        used = [one.registered for choice in self.providers.values() for one in choice.each]
         return dict(sorted((registered.distribution, registered.version) for registered in used))
 
     @property
@@ -168,8 +204,8 @@ class RunConfig:
 SECTIONS: dict[str, type] = {
     "run": RunSection,
     "generate": GenerateSection,
-    "ground": ChunkSection,
-    "judging": ChunkSection,
+    "ground": GroundSection,
+    "judging": JudgingSection,
     "train": TrainSection,
     "evaluate": EvaluateSection,
     "tracking": TrackingSection,
@@ -214,6 +250,10 @@ def load(path: Path | None, overrides: Sequence[str], host: PluginHost) -> RunCo
     }
     run: RunSection = sections["run"]
     sections["run"] = dataclasses.replace(run, directory=run.directory or str(Path("runs") / run.name))
+    judge = providers[Kind.JUDGE]
+    if judge.members:
+        options = EnsembleOptions(sections["judging"].combine)
+        providers[Kind.JUDGE] = dataclasses.replace(judge, options=options)
     config = RunConfig(providers=providers, sampling=sampling, training=training, **sections)
     _check_values(config)
     return config
@@ -299,16 +339,35 @@ def _resolve(data: dict[str, Any]) -> dict[str, Any]:
         raise ConfigError(f"{error.full_key or 'config'}: {_first_line(error)}") from error
 
 
-def _choice(kind: Kind, value: Any, host: PluginHost) -> Choice:
-    slot = kind.value
+def _choice(kind: Kind, value: Any, host: PluginHost, where: str = "") -> Choice:
+    slot = where or kind.value
     options = _slot(value, slot)
     name = options.pop("name", None)
+    if kind is Kind.JUDGE and isinstance(name, list) and not where:
+        return _judges(name, options, host)
     if name is None:
         raise ConfigError(f"{slot} is missing: choose one, such as `{slot}: NAME`.{did_you_mean('', host.names(kind))}")
     if not isinstance(name, str):
         raise ConfigError(f"{slot}: expected the name of a provider, got {name!r}")
     registered = host.get(kind, name)
     return Choice(kind, registered, build_options(registered.provider.options, options, slot))
+
+
+def _judges(values: list[Any], options: Mapping[str, Any], host: PluginHost) -> Choice:
+    """A list of judges as one; a list of one is that judge."""
+    if not values:
+        raise ConfigError(f"judge: the list is empty.{did_you_mean('', host.names(Kind.JUDGE))}")
+    if options:
+        raise ConfigError(
+            f"judge.{next(iter(options))}: judge is a list here, so that an option stands with its judge: "
+            "judge=[choice, {name: NAME, OPTION: VALUE}]"
+        )
+    choices = [_choice(Kind.JUDGE, value, host, f"judge[{index}]") for index, value in enumerate(values)]
+    if len(choices) == 1:
+        return choices[0]
+    named = dict(zip(labels([choice.name for choice in choices]), choices, strict=True))
+    members = [Member(label, choice.registered, choice.options) for label, choice in named.items()]
+    return Choice(Kind.JUDGE, ensemble(members), EnsembleOptions(), named)
 
 
 def _taken(data: dict[str, Any], section: str, key: str) -> tuple[str, dict[str, Any]]:
@@ -329,10 +388,10 @@ def _preset(adapter: Provider, name: Any, where: str) -> Mapping[str, Any]:
 
 
 def _slot(value: Any, slot: str) -> dict[str, Any]:
-    """A slot as a mapping with ``name``; empty if it is not filled."""
+    """A slot as a mapping with ``name``, which may be a list; empty if it is not filled."""
     if value is None:
         return {}
-    return {"name": value} if isinstance(value, str) else _mapping(value, slot)
+    return {"name": value} if isinstance(value, str | list) else _mapping(value, slot)
 
 
 def _mapping(value: Any, where: str) -> dict[str, Any]:
@@ -374,10 +433,15 @@ def _check_values(config: RunConfig) -> None:
     for key, share in (("train.beta1", train.beta1), ("train.beta2", train.beta2), ("train.ema", train.ema)):
         if not 0.0 <= share < 1.0:
             raise ConfigError(f"{key}: must lie in [0, 1), got {share}")
+    if not 0.0 <= config.ground.threshold <= 1.0:
+        raise ConfigError(f"ground.threshold: must lie in [0, 1], got {config.ground.threshold}")
+    if "{phrase}" not in config.ground.template:
+        raise ConfigError(f"ground.template: must contain {{phrase}}, got {config.ground.template!r}")
     for key, word, known in (
         ("train.decay", train.decay, DECAYS),
         ("train.optimizer", train.optimizer, OPTIMIZERS),
         ("train.latents", train.latents, LATENTS),
+        ("ground.filter", config.ground.filter, FILTERS),
     ):
         if word not in known:
             raise ConfigError(f"{key}: unknown {word!r}.{did_you_mean(word, known)}")

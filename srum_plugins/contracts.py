@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from PIL import Image
 
-from srum_plugins.errors import CapabilityError
+from srum_plugins.errors import CapabilityError, ContractError
 from srum_plugins.records import Box, Candidate, Failure, Grounding, Judgement, Prompt, Region
 from srum_plugins.rewards.maps import RewardMap
 
@@ -34,6 +34,7 @@ class Capability(StrEnum):
     ANSWER = "answer"
     CHOICE = "choice"
     LOCATE = "locate"
+    LOCATE_ALL = "locate-all"
     TRAIN = "train"
 
 
@@ -78,6 +79,10 @@ class Question:
     choices: tuple[str, ...] = ()
     box: Box | None = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.image is None and self.box is not None:
+            raise ContractError(f"the question {self.text[:80]!r} is about a box, and has no image")
 
 
 @dataclass(frozen=True)
@@ -124,11 +129,12 @@ GREEDY = Decoding()
 @dataclass(frozen=True)
 class Answer:
     """An open answer without special tokens. ``truncated`` says that the budget ended it: the model would have gone on,
-    and what it wrote may stop in the middle. ``tokens`` is how many the model wrote, None where nobody counts them."""
+    and what it wrote may stop in the middle. ``tokens`` is how many the model wrote, None where nobody counts them;
+    answers that say the same are equal, whatever they took."""
 
     text: str
     truncated: bool = False
-    tokens: int | None = None
+    tokens: int | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -183,6 +189,14 @@ class ModelAdapter(ABC):  # noqa: B024 - which methods a subclass needs follows 
         for an answer that holds no readable box, or that was cut off."""
         raise self._cannot("locate phrases")
 
+    def locate_all(
+        self, images: Sequence[Image.Image], phrases: Sequence[Sequence[str]]
+    ) -> list[list[Region | Failure]]:
+        """As :meth:`locate`, by one question an image for all its phrases. Each region has the phrase that its label
+        stands for (:func:`srum_plugins.boxes.labelled`); a label that stands for none of them is a Failure. An image
+        without phrases has no regions, and is not asked about."""
+        raise self._cannot("locate several phrases at once")
+
     # --- training -------------------------------------------------------------------------------------------
     def token_grid(self, width: int, height: int) -> tuple[int, int]:
         """(h, w) of the latent token grid of an image of this size in pixels."""
@@ -235,11 +249,13 @@ class Weightless:
     It does on the host what the real one does on the host, and everything else on ``meta``, where no value can be read:
     a work ends where one is needed. So its plans and answers are to be written from their last word on, after all that
     may come before it. To its tokenizer every word of a text is one token. ``size`` is the (width, height) in pixels of
-    its images where a request names none.
+    its images where a request names none; ``latents`` the shape (C, H, W) of what an adapter keeps with its images to
+    train on (:attr:`Generated.latents`), None if it keeps nothing.
     """
 
     model: ModelAdapter
     size: tuple[int, int]
+    latents: tuple[int, int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -252,7 +268,12 @@ class Located:
 
 
 class Grounder(ABC):
-    """Proposes regions. Boxes must lie inside the image."""
+    """Proposes regions. Boxes must lie inside the image.
+
+    What the prompt does not ask for may be filtered out by the stage (``ground.filter``), which may keep it as
+    background: a region that shows nothing that the prompt names. No judge is asked about one and no aggregator sees
+    it, so that the map there is as where no region is.
+    """
 
     @abstractmethod
     def ground(self, items: Sequence[Located], model: ModelAdapter | None) -> list[Grounding]:
@@ -260,7 +281,11 @@ class Grounder(ABC):
 
 
 class Judge(ABC):
-    """Scores candidates: one global score and one local score per region, or typed failures."""
+    """Scores candidates: one global score and one local score per region, or typed failures.
+
+    Regions that are background are left out of the groundings that it gets. The stage gives them the score 0, the
+    neutral reward, with the reason ``background``, so that a judgement on disk has a score for every region on disk.
+    """
 
     @abstractmethod
     def judge(
@@ -271,7 +296,8 @@ class Judge(ABC):
 
 @dataclass(frozen=True)
 class Judged:
-    """A candidate with everything that is known of it: what an aggregator sees."""
+    """A candidate with everything that is known of it: what an aggregator sees. Regions that are background are left
+    out, of the grounding and of the local scores."""
 
     prompt: Prompt
     candidate: Candidate

@@ -8,10 +8,12 @@ from importlib.util import find_spec
 from shutil import which
 from typing import Any
 
-from srum_plugins.config import TrainSection
+from srum_plugins.config import GroundSection, TrainSection
 from srum_plugins.contracts import Capability
 from srum_plugins.errors import CapabilityError, ConfigError, SrumError, did_you_mean
-from srum_plugins.host import Registered, missing_modules
+from srum_plugins.host import PluginHost, Registered, missing_modules
+from srum_plugins.options import build_options
+from srum_plugins.providers import Kind, Provider
 
 EIGHT_BIT = "pip install 'srum-plugins[gpu]'"
 MOST_BETA2 = 0.98  # above it 1 - beta2 is too small a step for a moment in bfloat16 (engine.md 3.1)
@@ -34,18 +36,28 @@ STAGE_OF_SLOT = {
 }
 
 
-def check(adapter: Registered, others: Mapping[str, tuple[Registered, Any]], stages: Sequence[str]) -> None:
+def check(
+    adapter: Registered,
+    others: Mapping[str, tuple[Registered, Any]],
+    stages: Sequence[str],
+    *,
+    ground: GroundSection | None = None,
+    host: PluginHost | None = None,
+) -> None:
     """Refuse a config that cannot run to its end.
 
     Args:
         adapter: the model adapter.
-        others: the other providers with their options, by slot of the config (``"grounder"``, ``"judge"``, ...).
+        others: the other providers with their options, by slot of the config (``"grounder"``, ``"judge"``, ...; of a
+            slot with several ``"judge[0]"``, ``"judge[1]"``).
         stages: the stages that are to run. What only other stages use is not checked; slots that belong to no stage
             always are.
+        ground: the settings of the stage of that name, whose filter asks the model.
+        host: of all plugins: what would fit in place of a provider that does not is told from it.
 
     Raises:
-        CapabilityError: a stage or provider needs of the adapter what it does not declare. Lists all other problems
-            too.
+        CapabilityError: a stage, provider or filter needs of the adapter what it does not declare. Lists all other
+            problems too.
         ConfigError: an unknown stage, packages that are not installed, a provider that its own check refuses, or
             ``needs`` that cannot be read.
     """
@@ -55,7 +67,7 @@ def check(adapter: Registered, others: Mapping[str, tuple[Registered, Any]], sta
         for stage in stages
         if stage not in STAGE_NEEDS
     ]
-    used = {slot: pair for slot, pair in others.items() if STAGE_OF_SLOT.get(slot) in (None, *stages)}
+    used = {slot: pair for slot, pair in others.items() if STAGE_OF_SLOT.get(slot.partition("[")[0]) in (None, *stages)}
     for slot, registered in [("adapter", adapter), *((slot, registered) for slot, (registered, _) in used.items())]:
         provider = registered.provider
         if missing := missing_modules(provider):
@@ -69,13 +81,15 @@ def check(adapter: Registered, others: Mapping[str, tuple[Registered, Any]], sta
         except Exception as error:  # a stranger's function: told with its name, beside all other problems
             problems.append(f"{asker} cannot say what it needs: {type(error).__name__}: {error}")
         else:
-            lacking += _lacking(asker, needs, adapter)
+            lacking += _lacking(asker, needs, adapter, "" if host is None else _fitting(registered.kind, adapter, host))
         try:
             registered.provider.check(options)
         except SrumError as error:
             problems.append(f"{asker} cannot run here: {error}")
         except Exception as error:
             problems.append(f"{asker} cannot say whether it can run here: {type(error).__name__}: {error}")
+    if ground is not None and "ground" in stages:
+        lacking += _lacking(f"ground.filter={ground.filter}", ground.needs, adapter, "; ground.filter=none does not")
     if lacking or problems:
         raise (CapabilityError if lacking else ConfigError)("\n".join(lacking + problems))
 
@@ -105,11 +119,37 @@ def check_optimizer(adapter: Registered, options: Any, training: Any, train: Tra
         )
 
 
-def _lacking(asker: str, needs: Iterable[Capability], adapter: Registered) -> list[str]:
+def check_latents(adapter: Registered, options: Any, train: TrainSection) -> None:
+    """Refuse to have images encoded by an adapter that cannot: the stages before training take hours.
+
+    Raises:
+        ConfigError: why, and what to do.
+    """
+    if train.latents == "encoded" and (why := adapter.provider.cannot_encode(options)):
+        raise ConfigError(f"train.latents=encoded does not work with the adapter {adapter.provider.name!r}: {why}")
+
+
+def _fitting(kind: Kind, adapter: Registered, host: PluginHost) -> str:
+    """What is said of the providers that are ready and work with this adapter, by their default options."""
+    names = [name for name in host.names(kind) if _fits(host.get(kind, name).provider, adapter)]
+    one = kind.value.removesuffix("s")
+    return (
+        f"; these {one}s work with it: {', '.join(names)}" if names else f"; no {one} that is installed works with it"
+    )
+
+
+def _fits(provider: Provider, adapter: Registered) -> bool:
+    try:
+        return frozenset(provider.needs(build_options(provider.options, {}, ""))) <= adapter.provider.capabilities
+    except Exception:  # options that have to be given, or a stranger's function: it cannot be recommended
+        return False
+
+
+def _lacking(asker: str, needs: Iterable[Capability], adapter: Registered, instead: str = "") -> list[str]:
     provider = adapter.provider
     said = f"{provider.name!r} of {adapter.origin} declares {', '.join(sorted(provider.capabilities)) or 'nothing'}"
     return [
-        f"{asker} needs a model that can {need.value!r}; the adapter {said}"
+        f"{asker} needs a model that can {need.value!r}; the adapter {said}{instead}"
         for need in sorted(needs)
         if need not in provider.capabilities
     ]

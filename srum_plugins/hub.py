@@ -70,7 +70,15 @@ def folder_identity(checkpoint: str, revision: str | None) -> str:
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = str(file.relative_to(folder))
         if file.suffix == ".safetensors":
-            digest.update(f"{name} {file.stat().st_size} {file.stat().st_mtime_ns}\n".encode())
+            digest.update(f"{name} {file_identity(file)}\n".encode())
         elif file.suffix in (".json", ".txt"):
             digest.update(name.encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()
+
+
+def file_identity(file: Path) -> str:
+    """What tells one large file from another, without reading it: its size and date. Of one that is not there, its
+    name."""
+    if not file.is_file():
+        return str(file)
+    return f"{file.stat().st_size} {file.stat().st_mtime_ns}"

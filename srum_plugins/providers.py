@@ -51,7 +51,9 @@ class Provider:
     training settings, the dtype of an adapter's trainable weights, which decides what optimizer can move them.
     ``heads`` gives, from options, those of every attention in an adapter; the adapter is then made with a kernel that
     was probed for them. ``weightless`` makes an adapter without memory from its options, as a
-    :class:`srum_plugins.contracts.Weightless`, for ``srum doctor --memory``; None if it cannot be.
+    :class:`srum_plugins.contracts.Weightless`, for ``srum doctor --memory``; None if it cannot be. ``cannot_encode``
+    says of an adapter's options why it could not encode images and what to do, and is empty if it can; it is asked
+    before anything is loaded where ``train.latents=encoded``.
     """
 
     name: str
@@ -70,3 +72,4 @@ class Provider:
     trained_dtype: Callable[[Any, Any], str] = lambda options, training: "float32"
     heads: Callable[[Any], tuple[Heads, ...]] | None = None
     weightless: Callable[[Any], Any] | None = None
+    cannot_encode: Callable[[Any], str] = lambda options: ""

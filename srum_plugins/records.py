@@ -169,7 +169,8 @@ class Judgement:
     """What a judge says of a candidate.
 
     ``alpha`` is the global composition score in [0, 1]; ``local`` holds one score in [-1, 1] for each
-    region of the candidate's grounding, in the same order (SRUM, arXiv 2510.12784).
+    region of the candidate's grounding, in the same order (SRUM, arXiv 2510.12784). A region that is background has the
+    score 0 with the reason ``background``: the prompt asks nothing of it, and neither did the judge.
 
     ``raw`` is what the model or the endpoint answered, in the order in which it was asked, so that every score can be
     checked; ``tokens`` is how many tokens these answers took, None where nobody counts them. ``wording`` is a hash of

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,8 +54,9 @@ class WrittenQwen:
     hidden: int
 
 
-def write_tokenizer(folder: Path) -> int:
-    """A byte-level BPE of a few hundred tokens in the file format of Qwen2, BLIP3o's tokens last; their number."""
+def write_tokenizer(folder: Path, names: Sequence[str] = NAMES) -> int:
+    """A byte-level BPE of a few hundred tokens in the file format of Qwen2, tokens of control last, which are BLIP3o's
+    if no others are named; their number."""
     tokenizer = tokenizers.Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -64,20 +66,20 @@ def write_tokenizer(folder: Path) -> int:
     tokenizer.model.save(str(folder))
     size = tokenizer.get_vocab_size()
     added: dict[str, dict[str, Any]] = {
-        str(size + index): {"content": name, "special": True} for index, name in enumerate(NAMES)
+        str(size + index): {"content": name, "special": True} for index, name in enumerate(names)
     }
     for entry in added.values():
         entry |= {"lstrip": False, "rstrip": False, "normalized": False, "single_word": False}
     config = {
         "tokenizer_class": "Qwen2Tokenizer",
         "added_tokens_decoder": added,
-        "additional_special_tokens": list(NAMES[1:]),
+        "additional_special_tokens": list(names[1:]),
         "eos_token": "<|im_end|>",
         "pad_token": "<|endoftext|>",
         "model_max_length": 512,
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    return size + len(NAMES)
+    return size + len(names)
 
 
 def qwen_json(vocab: int, tokens: SpecialTokens, tied: bool = False) -> dict[str, Any]:
@@ -139,6 +141,33 @@ def qwen_json(vocab: int, tokens: SpecialTokens, tied: bool = False) -> dict[str
         "vision_token_id": tokens.vision_end + 1,
         "vocab_size": vocab,
     }
+
+
+def full_layout(width: int, inner: int, layers: int, keys: int, tied: bool) -> dict[str, tuple[int, ...]]:
+    """The names and shapes of the Qwen of an 8B or a 4B (blip3o.md 1.4), written out by hand. ``keys`` is the width of
+    all key heads."""
+    found: dict[str, tuple[int, ...]] = {"visual.patch_embed.proj.weight": (1280, 3, 2, 14, 14)}
+    for block in range(32):
+        at = f"visual.blocks.{block}."
+        found |= {f"{at}norm{n}.weight": (1280,) for n in (1, 2)}
+        found |= {f"{at}attn.qkv.weight": (3840, 1280), f"{at}attn.qkv.bias": (3840,)}
+        found |= {f"{at}attn.proj.weight": (1280, 1280), f"{at}attn.proj.bias": (1280,)}
+        for name in ("gate_proj", "up_proj"):
+            found |= {f"{at}mlp.{name}.weight": (3420, 1280), f"{at}mlp.{name}.bias": (3420,)}
+        found |= {f"{at}mlp.down_proj.weight": (1280, 3420), f"{at}mlp.down_proj.bias": (1280,)}
+    found |= {"visual.merger.ln_q.weight": (1280,)}
+    found |= {"visual.merger.mlp.0.weight": (5120, 5120), "visual.merger.mlp.0.bias": (5120,)}
+    found |= {"visual.merger.mlp.2.weight": (width, 5120), "visual.merger.mlp.2.bias": (width,)}
+    for layer in range(layers):
+        at = f"model.layers.{layer}."
+        for name, wide in (("q", width), ("k", keys), ("v", keys)):
+            found |= {f"{at}self_attn.{name}_proj.weight": (wide, width), f"{at}self_attn.{name}_proj.bias": (wide,)}
+        found |= {f"{at}self_attn.o_proj.weight": (width, width), f"{at}mlp.down_proj.weight": (width, inner)}
+        found |= {f"{at}mlp.{name}_proj.weight": (inner, width) for name in ("gate", "up")}
+        found |= {f"{at}{name}_layernorm.weight": (width,) for name in ("input", "post_attention")}
+    found |= {"model.norm.weight": (width,)}
+    tables = ("model.embed_tokens.weight",) if tied else ("model.embed_tokens.weight", "lm_head.weight")
+    return found | dict.fromkeys(tables, (151668, width))
 
 
 def add_weights(folder: Path, weights: dict[str, Tensor], shard: str) -> None:

@@ -1,6 +1,10 @@
 """Settings of every test."""
 
+import os
+
 from hypothesis import settings
+
+os.environ["SRUM_CACHE"] = ""  # also for processes that tests start: none writes to the user's own cache
 
 # Machines are shared: no example fails for being slow, and the same examples run everywhere.
 settings.register_profile("srum", deadline=None, derandomize=True, max_examples=60)

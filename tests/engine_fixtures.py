@@ -23,7 +23,8 @@ from srum_plugins.rewards import plugin as rewards_plugin
 from srum_plugins.stages.pipeline import run
 
 OURS = (
-    "attention,tracking,progress,bagel,blip3o,shapes,native,components,choice"  # plugins that the toy runs do without
+    # plugins that the toy runs do without
+    "attention,tracking,progress,bagel,blip3o,shapes,native,components,fixed,file,choice,rubric,questions,http"
 )
 
 

@@ -20,6 +20,7 @@ from srum_bagel import options
 from srum_bagel.adapter import BagelAdapter, FlowPrediction, packed_tokens
 from srum_bagel.autoencoder import patchify, unpatchify
 from srum_bagel.checkpoint import CONFIG, WEIGHTS, load_model
+from srum_bagel.choices import within
 from srum_bagel.mot import Cache
 from srum_bagel.options import Sampling, Scope, Thinking, Training
 from srum_bagel.packing import Piece, PieceKind
@@ -223,6 +224,49 @@ def test_choices_are_normalised_and_do_not_see_each_other() -> None:
         assert len(row) == len(question.choices)
         assert sum(np.exp(row)) == pytest.approx(1.0, abs=1e-5)
         assert adapter.choice_logprobs([question])[0] == pytest.approx(row, abs=1e-4)
+
+
+@pytest.mark.parametrize(("setting", "most"), [("HEAD_ROWS", 1), ("HEAD_ROWS", 7), ("TOKENS", 1), ("TOKENS", 250)])
+def test_choices_do_not_depend_on_how_much_is_done_at_a_time(
+    setting: str, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter, (first, second) = tiny_adapter(), pictures(2)
+    questions = [
+        Question(image, text, choices)
+        for image in (first, second, None)
+        for text, choices in (
+            ("is there a red circle ?", ("yes", "no")),
+            ("find red circle", ("none", "<1> <2> <3> <4>", "<5> <6> <7> <8>")),
+            ("how many objects ?", ("one", "two", "three")),
+        )
+    ]
+    whole = adapter.choice_logprobs(questions)
+    monkeypatch.setattr(f"srum_bagel.choices.{setting}", most)
+    for found, row in zip(adapter.choice_logprobs(questions), whole, strict=True):
+        assert found == pytest.approx(row, abs=1e-5)
+
+
+@given(st.lists(st.integers(0, 9), max_size=12), st.integers(1, 20))
+def test_neighbours_are_put_together_up_to_a_limit(sizes: list[int], limit: int) -> None:
+    parts = list(within(sizes, limit))
+    assert [index for part in parts for index in part] == list(range(len(sizes)))
+    totals = [sum(sizes[index] for index in part) for part in parts]
+    assert all(total <= limit or len(part) == 1 for total, part in zip(totals, parts, strict=True))
+    assert all(total + sizes[after.start] > limit for total, after in zip(totals, parts[1:], strict=False))
+
+
+@torch.no_grad()
+def test_states_that_are_not_wanted_are_left_out_and_change_no_other() -> None:
+    model = tiny_adapter().model
+    pixels = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    vision = model.vision_tokens(pixels).flatten(0, 1)
+    texts = [model.text([5, 6, 7]), model.text([8])]
+    packed = model.pack([[Piece(PieceKind.VISION, count=len(vision) // 2), text] for text in texts])
+    whole, _ = model.hidden(packed, vision, None)
+    rows = torch.tensor([3, 0, packed.und_tokens - 1])
+    some, _ = model.hidden(packed, vision, None, rows)
+    assert some.shape == (3, whole.shape[1])
+    torch.testing.assert_close(some, whole[rows])
 
 
 def test_long_choices_are_scored_with_their_end() -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
+from collections.abc import Callable
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,13 +16,16 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from srum_bagel.adapter import BagelAdapter
+from srum_bagel.memory import weightless
 from srum_bagel.understanding import write
-from srum_shapes.world import render, sample_scene
-from tiny_bagel import tiny_adapter
+from srum_shapes.adapter import ShapesDialect
+from srum_shapes.world import SIDE, render, sample_scene
+from tiny_bagel import tiny_adapter, tiny_config
 
-from srum_plugins.contracts import Decoding, Question
+from srum_plugins.contracts import Decoding, ModelAdapter, Question
 from srum_plugins.decoding import draw, likeliest, nucleus, probabilities, sampled
 from srum_plugins.errors import ContractError
+from srum_plugins.memory.tracker import Tracker, ValueNeededError, fused_attention
 from srum_plugins.records import Box, Failure, Region
 
 WARM = Decoding(temperature=1.0, top_p=0.9)
@@ -336,3 +342,32 @@ def test_a_question_without_an_image_is_answered_from_its_text_alone() -> None:
     assert together[0] != together[1]
     for question, row in zip(chosen, together, strict=True):
         assert row == pytest.approx(model.choice_logprobs([question])[0], abs=1e-5)
+
+
+def test_a_box_without_an_image_is_refused() -> None:
+    with pytest.raises(ContractError, match=r"'how many objects \?' is about a box, and has no image"):
+        Question(None, TEXTS[0], box=Box(3, 4, 12, 13))
+
+
+@pytest.mark.parametrize("pictures", [0, 2])
+def test_memory_is_estimated_of_questions_without_an_image_too(pictures: int) -> None:
+    images = [Image.new("RGB", (SIDE, SIDE)) for _ in range(pictures)]
+    asked = [Question(image, "is there a red circle ?", ("yes", "no")) for image in (None, *images, None)]
+
+    def peaks(make: Callable[[], ModelAdapter]) -> list[int]:
+        found = []
+        with Tracker("cpu", "meta") as tracker, fused_attention():
+            model = make()
+            for work in (lambda: model.answer(asked), lambda: model.choice_logprobs(asked)):
+                gc.collect()
+                tracker.restart()
+                with suppress(ValueNeededError):
+                    work()
+                found.append(tracker.peak)
+        return found
+
+    longest = ShapesDialect.longest_answer
+    guessed = peaks(lambda: weightless(tiny_config(), torch.float32, (SIDE, SIDE), longest).model)
+    real = peaks(tiny_adapter)
+    assert guessed[1] == pytest.approx(real[1], rel=0.01)
+    assert real[0] <= guessed[0] <= 1.2 * real[0]  # all but the last word of an answer is read at once

@@ -72,6 +72,7 @@ def test_it_trains_bfloat16_weights_as_on_a_gpu(bagel: ModuleType, eight_bit: bo
     device = torch.device("cpu")
     adapter = bagel.build(dataclasses.replace(bagel.SMALL, llm=llm), 128, device, torch.bfloat16)
     assert {value.dtype for value in adapter.model.state_dict().values()} == {torch.bfloat16}
-    step, gradients = bagel.training(adapter, [Image.new("RGB", (128, 128))], eight_bit)
-    figures = bagel.measured(step, device, 1e12, counted=gradients)
+    measure, latents = load_benchmark("measure"), adapter.encode([Image.new("RGB", (128, 128))])
+    step, gradients = measure.training(adapter, bagel.Training(), list(latents), (128, 128), eight_bit)
+    figures = measure.measured(step, device, 1e12, counted=gradients)
     assert figures["teraflop"] > 0 and figures["seconds"] > 0

@@ -21,7 +21,7 @@ from release_folder import LEVELS, released_name, write_release
 from safetensors.torch import load_file, save_file
 from srum_bagel import release
 from srum_bagel.config import BagelConfig
-from srum_bagel.grounding import PARTS, read_boxes
+from srum_bagel.grounding import PARTS, read_boxes, read_named_boxes, where_all_question
 from srum_bagel.images import AsTheyAre, Resized, ResizeRule
 from srum_bagel.options import AdapterOptions, Sampling, Scope, Thinking, Training
 from srum_bagel.plugin import srum_model_adapters
@@ -33,12 +33,12 @@ from srum_plugins import weights
 from srum_plugins.attention.contract import Heads
 from srum_plugins.attention.dense import Dense
 from srum_plugins.cli import main
-from srum_plugins.contracts import Decoding, GenerationRequest, Question
+from srum_plugins.contracts import Answer, Decoding, GenerationRequest, Question
 from srum_plugins.errors import CheckpointError, ConfigError, ContractError
 from srum_plugins.hub import check_place, local_folder
 from srum_plugins.options import build_options
 from srum_plugins.pixels import on_white
-from srum_plugins.records import Box, Failure, Prompt
+from srum_plugins.records import Box, Failure, Prompt, Region
 
 CPU = torch.device("cpu")
 SAMPLING = Sampling(points=3)
@@ -436,6 +436,43 @@ def test_boxes_are_read_as_they_are_written(boxes: list[tuple[int, int, int, int
 def test_what_is_no_box_is_a_failure(answer: str) -> None:
     found = read_boxes(answer, (100, 100))
     assert isinstance(found, Failure) and found.detail
+
+
+@given(st.text(max_size=60), st.lists(st.lists(st.integers() | st.floats(0, 1000), max_size=5), max_size=3))
+def test_any_answer_is_boxes_inside_the_image_or_a_failure(prose: str, groups: list[list[float]]) -> None:
+    for answer in (prose, f"{prose} {groups}", "\n".join(map(str, groups))):
+        found = read_named_boxes(answer, (50, 20))
+        assert isinstance(found, Failure) or all(box.inside(50, 20) for _, box in found)
+
+
+@pytest.mark.parametrize(
+    ("answer", "names"),
+    [
+        ("red dog: [0, 0, 500, 500]\ncat: [1, 2, 3, 4]", ["red dog", "cat"]),
+        ("red dog: [0, 0, 500, 500], [1, 2, 3, 4]\n- cat: (1, 2, 3, 4).", ["red dog", "red dog", "cat"]),
+        ("Here they are.\n**red dog**\n[0, 0, 500, 500]", ["red dog"]),
+        ("red dog: none\ncat: [1, 2, 3, 4]", ["cat"]),
+        ("[1, 2, 3, 4]", [""]),
+        ("none", []),
+    ],
+)
+def test_each_box_has_the_name_that_stands_before_it(answer: str, names: list[str]) -> None:
+    found = read_named_boxes(answer, (100, 100))
+    assert not isinstance(found, Failure) and [name for name, _ in found] == names
+    assert read_boxes(answer, (100, 100)) == [box for _, box in found]
+
+
+def test_all_phrases_of_an_image_are_asked_for_at_once(original: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, asked = adapter(original), list[Question]()
+    said = iter([Answer("A red dog: [0, 0, 500, 500]\nbird: [1, 2, 3, 4]"), Answer("cat: [1,"), Answer("cat", True)])
+    monkeypatch.setattr(model, "answer", lambda questions: asked.extend(questions) or [next(said) for _ in questions])
+    images = [picture(64, 64), picture(90, 40, 1), picture(64, 64, 2), picture(64, 64, 3)]
+    found = model.locate_all(images, [("red dog", "cat"), (), ("cat",), ("cat",)])
+    assert [question.image for question in asked] == [images[0], images[2], images[3]]
+    assert asked[0].text == where_all_question(("red dog", "cat"))
+    assert found[0][0] == Region(Box(0, 0, 32, 32), "red dog") and found[1] == []
+    causes = [one.cause for regions in found for one in regions if isinstance(one, Failure)]
+    assert causes == ["unknown label", "malformed boxes", "truncated answer"]
 
 
 def test_a_config_is_a_mapping_of_the_release(original: Path) -> None:

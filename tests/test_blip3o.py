@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +12,28 @@ import numpy as np
 import pytest
 import torch
 from blip3o_folder import write_blip3o
+from blip3o_parts import tiny_eva, write_eva
+from blip3o_qwen import NAMES, write_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from release_folder import write_release
 from safetensors.torch import load_file, save_file
 from srum_blip3o.adapter import Blip3oAdapter, FeaturePrediction
+from srum_blip3o.conditions import cache_folder
+from srum_blip3o.eva import EvaConfig
 from srum_blip3o.options import AdapterOptions, Sampling, Scope, Training
 from srum_blip3o.plugin import srum_model_adapters
 from srum_blip3o.prior_weights import PARTS, own_name
-from srum_blip3o.qwen import Qwen
-from srum_blip3o.released import build
+from srum_blip3o.qwen import Qwen, load_qwen
+from srum_blip3o.released import build, conditions_identity
 
 from srum_plugins.attention.contract import Attention, Heads, Segments
 from srum_plugins.attention.dense import Dense
+from srum_plugins.attention.sdpa import SDPA
 from srum_plugins.cli import main
 from srum_plugins.contracts import Draws, GenerationRequest, Question
-from srum_plugins.errors import CheckpointError, ContractError
+from srum_plugins.errors import CheckpointError, ConfigError, ContractError
 from srum_plugins.options import build_options
 from srum_plugins.records import Box, Prompt
 from srum_plugins.rewards.maps import MapRegion, RewardMap
@@ -198,9 +204,9 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     counted: list[int] = []
     condition = Qwen.condition
 
-    def counting(self: Qwen, texts: Any, queries: Any) -> Any:
+    def counting(self: Qwen, texts: Any, *given: Any) -> Any:
         counted.append(len(texts))
-        return condition(self, texts, queries)
+        return condition(self, texts, *given)
 
     monkeypatch.setattr(Qwen, "condition", counting)
     return counted
@@ -243,6 +249,68 @@ def test_conditions_are_kept_for_later_runs(
     for file in files:
         file.write_bytes(b"half")
     assert np.array_equal(stack(adapter(folder).generate(requests(0, 1, 3), SAMPLING)), drawn) and read == [1] * 7
+
+
+@pytest.mark.parametrize(
+    ("given", "folder"),
+    [
+        ({"SRUM_CACHE": "/somewhere"}, "/somewhere"),
+        ({"SRUM_CACHE": "~/kept"}, "/home/me/kept"),
+        ({"SRUM_CACHE": "", "XDG_CACHE_HOME": "/cache"}, None),
+        ({"XDG_CACHE_HOME": "/cache"}, "/cache/srum-plugins/conditions"),
+        ({}, "/home/me/.cache/srum-plugins/conditions"),
+        ({"XDG_CACHE_HOME": "not/absolute"}, "/home/me/.cache/srum-plugins/conditions"),
+    ],
+)
+def test_conditions_are_kept_in_the_users_cache_folder_or_where_it_is_said(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], folder: str | None
+) -> None:
+    for name in ("SRUM_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", "/home/me")
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert cache_folder() == (None if folder is None else Path(folder))
+
+
+def test_a_folder_that_cannot_be_written_to_is_told_once_and_done_without(
+    folder: Path, tmp_path: Path, read: list[int], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("SRUM_CACHE", str(tmp_path / "file" / "inside"))
+    drawn = [adapter(folder).generate(requests(0, 1, 3), SAMPLING) for _ in range(2)]
+    assert read == [1] * 4
+    (record,) = caplog.records
+    assert record.levelname == "WARNING" and "cannot be kept in" in record.message and "goes on" in record.message
+    monkeypatch.setenv("SRUM_CACHE", "")
+    assert np.array_equal(stack(adapter(folder).generate(requests(0, 1, 3), SAMPLING)), stack(drawn[0]))
+    assert (tmp_path / "file").read_text() == "no folder"
+
+
+def test_conditions_are_told_by_all_that_they_depend_on(folder: Path, tmp_path: Path) -> None:
+    def identity(place: Path, dtype: str = "float32", kernel: Attention | None = None, **said: str) -> str:
+        options = AdapterOptions(str(place), dtype=dtype)  # type: ignore[arg-type]
+        qwen = load_qwen(place, torch.device("cpu"), torch.float32)
+        for name, value in said.items():
+            monkeypatch.setattr(f"srum_blip3o.tokenizer.{name}", value)
+        return conditions_identity(options, qwen, kernel)
+
+    shutil.copytree(folder, tmp_path / "other")
+    shard = tmp_path / "other" / "model-00001-of-00002.safetensors"
+    save_file({name: tensor + 1 for name, tensor in load_file(shard).items()}, shard)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        first = identity(folder)
+        assert identity(folder) == first
+        others = [
+            identity(tmp_path / "other"),
+            identity(folder, dtype="bfloat16"),
+            identity(folder, kernel=Dense()),
+            identity(folder, kernel=SDPA()),
+            identity(folder, DRAW="Draw: {caption}"),
+        ]
+        monkeypatch.setattr("torch.__version__", "2.99.0")
+        others.append(identity(folder))
+    assert len({first, *others}) == 1 + len(others)
 
 
 def test_what_is_guided_away_from_follows_the_weights(folder: Path) -> None:
@@ -373,6 +441,86 @@ def test_without_a_tower_only_encoding_is_missing(folder: Path, tmp_path: Path) 
         adapter(tmp_path, tower=str(tmp_path.parent / "damaged.safetensors"))
 
 
+def test_a_tower_of_another_prior_is_refused(folder: Path, tmp_path: Path) -> None:
+    for config, words in (
+        (tiny_eva(channels=32), "32 channels on 16"),
+        (EvaConfig(48, 4, 16, 1, 2, 24), "16 channels on 12"),
+    ):
+        write_eva(tmp_path / "tower.safetensors", config)
+        with pytest.raises(CheckpointError, match=f"{words}.*the prior takes 16 on 8"):
+            adapter(folder, tower=str(tmp_path / "tower.safetensors"))
+
+
+def test_encoding_without_a_tower_is_refused_before_anything_is_loaded(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_blip3o(tmp_path / "blip", tower=False)
+
+    def refuse(*args: object) -> None:
+        raise AssertionError("weights were read")
+
+    monkeypatch.setattr("srum_blip3o.released.build", refuse)
+    Path("blip3o.yaml").write_text(json.dumps(config({"name": "blip3o", "checkpoint": "blip", "dtype": "float32"})))
+    encoded = ["blip3o.yaml", "train.latents=encoded"]
+    for stage in ("run", "train"):
+        assert main([stage, *encoded]) == 2
+        said = capsys.readouterr().err
+        assert "train.latents=encoded does not work with the adapter 'blip3o'" in said
+        assert "holds no EVA tower" in said and "adapter.tower" in said and "train.latents=kept" in said
+    [provider] = srum_model_adapters()
+    shard = str(folder / "model-00004-of-00004.safetensors")
+    able = (AdapterOptions(str(folder)), AdapterOptions("blip", tower=shard))
+    assert [provider.cannot_encode(options) for options in able] == ["", ""]
+
+
+TOKENIZER = ("vocab.json", "merges.txt", "tokenizer_config.json")
+
+
+def test_a_checkpoint_without_a_tokenizer_is_given_one_and_refused_without(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(folder, tmp_path / "bare")
+    for name in (*TOKENIZER, "preprocessor_config.json"):
+        (tmp_path / "bare" / name).unlink()
+    own = tmp_path / "own"
+    own.mkdir()
+    write_tokenizer(own, NAMES[:-3])
+    given = adapter(tmp_path / "bare", tokenizer=str(own))
+    drawn = [one.generate(requests(0, 1), SAMPLING) for one in (given, adapter(folder))]
+    assert np.array_equal(stack(drawn[0]), stack(drawn[1]))
+    given.save(tmp_path / "saved")
+    assert not any((tmp_path / "saved" / name).exists() for name in TOKENIZER)
+    adapter(tmp_path / "saved", tokenizer=str(own))
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise AssertionError("weights were read")
+
+    monkeypatch.setattr("srum_blip3o.qwen.load_model", refuse)
+    with pytest.raises(CheckpointError, match=r"bare holds no tokenizer.*give adapter\.tokenizer, a folder with the"):
+        adapter(tmp_path / "bare")
+    with pytest.raises(CheckpointError, match=r"bare holds no tokenizer: neither"):
+        adapter(tmp_path / "bare", tokenizer=str(tmp_path / "bare"))
+    with pytest.raises(ConfigError, match=r"adapter\.tokenizer is for checkpoints without.*leave it out"):
+        adapter(folder, tokenizer=str(own))
+
+
+def test_the_identity_follows_every_file_that_the_options_name(folder: Path, tmp_path: Path) -> None:
+    [provider] = srum_model_adapters()
+    write_tokenizer(tmp_path)
+    tower = tmp_path / "tower.safetensors"
+    options = [
+        AdapterOptions(str(folder)),
+        AdapterOptions(str(folder), tokenizer=str(tmp_path)),
+        AdapterOptions(str(folder), tower=str(tower)),
+    ]
+    before = [provider.identity(one) for one in options]
+    write_eva(tower)
+    write_tokenizer(tmp_path, NAMES[:-3])
+    after = [provider.identity(one) for one in options]
+    assert len({*before}) == 3 and before[0] == after[0] and not set(before[1:]) & set(after)
+
+
 # --- the framework ----------------------------------------------------------------------------------------------------
 class Counting(Dense):
     def __init__(self) -> None:
@@ -396,6 +544,19 @@ def test_the_provider_and_its_attention(folder: Path) -> None:
     images = [one.generate(requests(0, 1), SAMPLING) for one in (given, plain)]
     assert kernel.calls > 0 and np.abs(stack(images[0]) - stack(images[1])).max() <= 1
     assert isinstance(kernel, Attention)
+
+
+def test_with_checkpointing_every_layer_that_gradients_go_through_is_computed_twice(folder: Path) -> None:
+    calls = []
+    for checkpointing in (False, True):
+        kernel = Counting()
+        model = build(AdapterOptions(str(folder), dtype="float32"), "cpu", kernel)
+        model.start_training(Training("prior+queries", checkpointing=checkpointing), base=False)
+        latents = [torch.randn(16, 8, 8)]
+        prediction = model.predict(prompts(1), latents, model.draw(latents, torch.Generator()))
+        prediction.token_losses(latents).mean().backward()
+        calls.append(kernel.calls)
+    assert calls == [2 + 2 * 2, 2 * (2 + 2 * 2)]  # one attention in each layer of the language, two in the prior's
 
 
 def config(adapter: dict[str, Any]) -> dict[str, Any]:
@@ -448,6 +609,35 @@ def test_two_models_run_one_experiment_through_the_command_line(
     assert "cannot train weights in bfloat16" in capsys.readouterr().err
     assert main([*half, "train.adapter.lora_rank=2", "train.adapter.checkpointing=true"]) == 0, capsys.readouterr().err
     assert json.loads(Path("half/summary.json").read_text())["understanding"]["identical"] is True
+
+
+@pytest.mark.slow  # torchao compiles its step for every shape: a C++ compiler, and up to a minute
+def test_a_whole_run_in_bfloat16_moves_the_prior_alone(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("torchao")
+    monkeypatch.chdir(tmp_path)
+    Path("blip3o.yaml").write_text(
+        json.dumps(config({"name": "blip3o", "checkpoint": str(folder), "answer_tokens": 6}))
+    )
+    assert main(["run", "blip3o.yaml", "train.optimizer=adamw8bit"]) == 0, capsys.readouterr().err
+    stages = tmp_path / "run-blip3o" / "stages"
+    (weights,) = (stages / "train").glob("*/weights")
+    shards = sorted(file.name for file in folder.glob("*.safetensors"))
+    before, after = (
+        {name: tensor for shard in shards for name, tensor in load_file(place / shard).items()}
+        for place in (folder, weights)
+    )
+    assert before.keys() == after.keys() and {value.dtype for value in after.values()} == {torch.bfloat16}
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    prior = {name for name in before if own_name(name) not in (None, "latent_queries")}
+    assert moved <= prior and not {name for name in prior if before[name].ndim == 2} - moved
+    (file,) = (stages / "train").glob("*/checkpoints/step-000002/optimizer.safetensors")
+    eight = {name.split("/")[1] for name, value in load_file(file).items() if value.dtype == torch.uint8}
+    assert eight and eight == {own_name(name) for name in prior if before[name].numel() >= 4096}
+    # The run found the same, by the digest of what each side of the evaluation read.
+    summary = json.loads((tmp_path / "run-blip3o" / "summary.json").read_text())
+    assert summary["understanding"]["identical"] is True
 
 
 @pytest.mark.parametrize("scope", ["prior", "prior+queries"])

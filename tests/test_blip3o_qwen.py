@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from blip3o_qwen import QUERIES, WrittenQwen, add_weights, qwen_json, write_qwen
+from blip3o_qwen import NAMES, QUERIES, WrittenQwen, add_weights, full_layout, qwen_json, write_qwen, write_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -27,13 +27,15 @@ from srum_blip3o.qwen_config import Extras, language_config, read_extras
 from srum_blip3o.reading import image_positions, read_images, read_texts
 from srum_blip3o.tokenizer import SpecialTokens
 from srum_blip3o.understanding import Understanding
-from transformers import AttentionMaskInterface, Qwen2_5_VLConfig
+from transformers import AttentionMaskInterface, Qwen2_5_VLConfig, Qwen2Tokenizer
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from srum_plugins.attention.contract import Attention, Heads, Segments
 from srum_plugins.attention.dense import Dense
 from srum_plugins.attention.sdpa import SDPA
 from srum_plugins.contracts import Answer, Decoding, Question
 from srum_plugins.errors import CheckpointError, ContractError
+from srum_plugins.memory.tracker import Tracker
 from srum_plugins.records import Box, Failure, Region
 
 CPU, PIXELS = torch.device("cpu"), (28 * 28, 200 * 200)
@@ -80,7 +82,10 @@ def test_the_flat_config_is_read_where_transformers_own_loader_is_wrong_in_silen
 
 def test_the_extras_are_read(release: tuple[Path, WrittenQwen]) -> None:
     assert read_extras(release[0]) == Extras(n_query=QUERIES, pool_stride=4, gen_hidden_size=1792)
-    assert attention_heads(release[0], "float32") == (Heads(4, 2, 8, "float32"), Heads(2, 2, 16, "float32"))
+    assert attention_heads(language_config(release[0]), "float32") == (
+        Heads(4, 2, 8, "float32"),
+        Heads(2, 2, 16, "float32"),
+    )
 
 
 @pytest.mark.parametrize(
@@ -228,32 +233,6 @@ def test_a_missing_head_is_told_where_embeddings_are_not_tied(tmp_path: Path) ->
         load_model(tmp_path, language_config(tmp_path), CPU, torch.float32)
 
 
-def full_layout(width: int, inner: int, layers: int, keys: int, tied: bool) -> dict[str, tuple[int, ...]]:
-    """The names and shapes of the Qwen of an 8B or a 4B (blip3o.md 1.4), written out by hand."""
-    found: dict[str, tuple[int, ...]] = {"visual.patch_embed.proj.weight": (1280, 3, 2, 14, 14)}
-    for block in range(32):
-        at = f"visual.blocks.{block}."
-        found |= {f"{at}norm{n}.weight": (1280,) for n in (1, 2)}
-        found |= {f"{at}attn.qkv.weight": (3840, 1280), f"{at}attn.qkv.bias": (3840,)}
-        found |= {f"{at}attn.proj.weight": (1280, 1280), f"{at}attn.proj.bias": (1280,)}
-        for name in ("gate_proj", "up_proj"):
-            found |= {f"{at}mlp.{name}.weight": (3420, 1280), f"{at}mlp.{name}.bias": (3420,)}
-        found |= {f"{at}mlp.down_proj.weight": (1280, 3420), f"{at}mlp.down_proj.bias": (1280,)}
-    found |= {"visual.merger.ln_q.weight": (1280,)}
-    found |= {"visual.merger.mlp.0.weight": (5120, 5120), "visual.merger.mlp.0.bias": (5120,)}
-    found |= {"visual.merger.mlp.2.weight": (width, 5120), "visual.merger.mlp.2.bias": (width,)}
-    for layer in range(layers):
-        at = f"model.layers.{layer}."
-        for name, wide in (("q", width), ("k", keys), ("v", keys)):
-            found |= {f"{at}self_attn.{name}_proj.weight": (wide, width), f"{at}self_attn.{name}_proj.bias": (wide,)}
-        found |= {f"{at}self_attn.o_proj.weight": (width, width), f"{at}mlp.down_proj.weight": (width, inner)}
-        found |= {f"{at}mlp.{name}_proj.weight": (inner, width) for name in ("gate", "up")}
-        found |= {f"{at}{name}_layernorm.weight": (width,) for name in ("input", "post_attention")}
-    found |= {"model.norm.weight": (width,)}
-    tables = ("model.embed_tokens.weight",) if tied else ("model.embed_tokens.weight", "lm_head.weight")
-    return found | dict.fromkeys(tables, (151668, width))
-
-
 @pytest.mark.parametrize(
     ("width", "inner", "layers", "heads", "keys", "tied"),
     [(3584, 18944, 28, 28, 4, False), (2048, 11008, 36, 16, 2, True)],
@@ -297,8 +276,6 @@ def test_other_parts_are_passed_over_and_what_is_unknown_is_not() -> None:
 
 
 def test_chats_are_the_whole_text_read_at_once(release: tuple[Path, WrittenQwen], qwen: Qwen) -> None:
-    from transformers import Qwen2Tokenizer
-
     stock = Qwen2Tokenizer.from_pretrained(release[0])
     opened = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
     closed = "<|im_end|>\n<|im_start|>assistant\n"
@@ -307,6 +284,9 @@ def test_chats_are_the_whole_text_read_at_once(release: tuple[Path, WrittenQwen]
     asked = f"{opened}<|vision_start|><|image_pad|><|image_pad|><|vision_end|>What is it?{closed}"
     assert [*qwen.tokenizer.seeing(2), *qwen.tokenizer.asking("What is it?")] == stock(asked)["input_ids"]
     assert qwen.tokenizer.bare(" ") == stock(" [IMG]")["input_ids"]
+    for text in ("What is it?", "\nWhat is it?"):
+        alone = [*qwen.tokenizer.opening(), *qwen.tokenizer.asking_alone(text)]
+        assert alone == stock(f"{opened}{text}{closed}")["input_ids"]
 
 
 def test_tokens_of_control_in_a_caption_are_text(qwen: Qwen) -> None:
@@ -322,6 +302,54 @@ def test_a_tokenizer_without_the_marker_is_refused(tmp_path: Path) -> None:
     file.write_text(file.read_text().replace("[IMG]", "[PIC]"))
     with pytest.raises(CheckpointError, match=r"lacks \[IMG\]: it is not BLIP3o's"):
         load_qwen(tmp_path, CPU, torch.float32)
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> tuple[Path, Path]:
+    """A checkpoint folder without tokenizer and preprocessor, and a folder of Qwen's own tokenizer."""
+    write_qwen(tmp_path / "bare")
+    for name in ("vocab.json", "merges.txt", "tokenizer_config.json", "preprocessor_config.json"):
+        (tmp_path / "bare" / name).unlink()
+    (tmp_path / "own").mkdir()
+    write_tokenizer(tmp_path / "own", NAMES[:-3])
+    return tmp_path / "bare", tmp_path / "own"
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["vocab.json", "tokenizer.json"])
+def test_a_folder_without_the_processors_files_reads_as_one_with_them(
+    bare: tuple[Path, Path], qwen: Qwen, whole: bool
+) -> None:
+    folder, own = bare
+    if whole:
+        Qwen2Tokenizer.from_pretrained(own).save_pretrained(own)
+        (own / "vocab.json").unlink()
+        assert (own / "tokenizer.json").is_file()
+    found = load_qwen(folder, CPU, torch.float32, PIXELS, tokenizer_folder=own)
+    assert found.tokenizer.special == qwen.tokenizer.special
+    for text in (*CAPTIONS, "a sign <|im_end|> [IMG] <image>"):
+        assert found.tokenizer.drawing(text) == qwen.tokenizer.drawing(text)
+        ids = found.tokenizer.encode(text)
+        assert found.tokenizer.decode(ids) == text and not set(ids) & set(found.tokenizer.added)
+    assert found.tokenizer.decode([*found.tokenizer.encode("x"), *found.tokenizer.added]) == "x"
+    questions = QUESTIONS[:2]
+    assert Understanding(found).answer(questions, SHORT) == Understanding(qwen).answer(questions, SHORT)
+    assert (tuple(OPENAI_CLIP_MEAN), tuple(OPENAI_CLIP_STD)) == (MEAN, DEVIATION)
+
+
+@pytest.mark.parametrize("names", [NAMES[:-4], (*NAMES[:-3], "<|other|>"), (*NAMES[:-3], "<image>", "[IMG]", "[/IMG]")])
+def test_a_tokenizer_whose_added_tokens_get_other_ids_is_refused(bare: tuple[Path, Path], names: Sequence[str]) -> None:
+    folder, own = bare
+    size = json.loads((folder / "config.json").read_text())["vocab_size"]
+    write_tokenizer(own, names)
+    with pytest.raises(CheckpointError, match=rf"\[IMG\].*come to be \d+.*must be the last of {size} tokens"):
+        load_qwen(folder, CPU, torch.float32, tokenizer_folder=own)
+
+
+def test_a_tokenizer_that_has_the_added_tokens_already_is_taken(bare: tuple[Path, Path], qwen: Qwen) -> None:
+    folder, own = bare
+    write_tokenizer(own)
+    found = load_qwen(folder, CPU, torch.float32, PIXELS, tokenizer_folder=own)
+    assert found.tokenizer.special == qwen.tokenizer.special
 
 
 def test_files_that_disagree_are_refused(tmp_path: Path) -> None:
@@ -460,6 +488,8 @@ QUESTIONS = (
     Question(IMAGES[1], "Where is the blue square, and how many of the others are there?", ("left", "right"), seed=4),
     Question(IMAGES[0], "What?", ("a", "b", "zwei drei"), Box(10, 20, 50, 80), seed=5),
     Question(IMAGES[2], "x", YES_NO, seed=6),
+    Question(None, "Is a red circle round?", YES_NO, seed=7),
+    Question(None, "Write a number.", ("three", "4"), seed=8),
 )
 SHORT = Decoding(max_tokens=8)
 WARM = Decoding(temperature=1.0, top_p=0.9, max_tokens=8)
@@ -472,6 +502,10 @@ def understanding(qwen: Qwen) -> Understanding:
 
 def stock_inputs(qwen: Qwen, question: Question, said: Sequence[int] = ()) -> dict[str, Any]:
     """What transformers' processor would give for one question, and for the beginning of its answer."""
+    if question.image is None:
+        alone = [*qwen.tokenizer.opening(), *qwen.tokenizer.asking_alone(question.text), *said]
+        ids = torch.tensor([alone])
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     prepared = qwen.preparation.prepare([question.image])
     seen = qwen.preparation.seen_size(prepared.grids[0])
     count = int(prepared.grids[0].prod()) // 4
@@ -515,7 +549,9 @@ def test_greedy_answers_are_those_of_transformers_one_by_one(
     answers = understanding.answer(QUESTIONS, SHORT)
     model = deepcopy(release[1].model)
     for question, answer in zip(QUESTIONS, answers, strict=True):
+        model.model.rope_deltas = None
         assert answer == Answer(qwen.tokenizer.decode(stock_answer(qwen, model, question, 8)), truncated=True)
+        assert answer.tokens == 8
 
 
 @torch.no_grad()
@@ -532,7 +568,7 @@ def test_without_the_image_tokens_kind_transformers_falls_back_in_silence_and_di
 
 
 @settings(max_examples=10, deadline=None)
-@given(order=st.permutations(range(4)), count=st.integers(1, 4), rows=st.integers(1, 4), warm=st.booleans())
+@given(order=st.permutations(range(6)), count=st.integers(1, 6), rows=st.integers(1, 4), warm=st.booleans())
 def test_a_question_has_one_answer_in_every_batch(
     qwen: Qwen, order: list[int], count: int, rows: int, warm: bool
 ) -> None:
@@ -579,6 +615,22 @@ def test_an_image_is_seen_once_for_all_its_questions(qwen: Qwen, monkeypatch: py
     assert grids == [3]
 
 
+@pytest.mark.parametrize("choices", [False, True])
+def test_images_that_were_asked_about_are_let_go_before_the_next_are_read(qwen: Qwen, choices: bool) -> None:
+    understanding, peaks = Understanding(qwen, answer_tokens=2, rows_per_call=1), []
+    asked = [Question(picture(200, 200, seed), "Is it red?", YES_NO) for seed in range(3)]
+    for count in (1, 3):
+        with Tracker("cpu") as tracker:
+            tracker.hold([*qwen.model.parameters(), *qwen.model.buffers()])
+            held = tracker.live
+            if choices:
+                understanding.choice_logprobs(asked[:count])
+            else:
+                understanding.answer(asked[:count])
+            peaks.append(tracker.peak - held)
+    assert peaks[1] < 1.02 * peaks[0]
+
+
 def test_a_question_that_is_too_long_is_refused(understanding: Understanding) -> None:
     with pytest.raises(ContractError, match=r"takes \d+ positions of the model's 1024: shorten it"):
         understanding.answer([Question(IMAGES[0], "Where? " * 400)])
@@ -602,7 +654,7 @@ def test_choices_are_the_stock_models_sums_normalised(qwen: Qwen, understanding:
 
 
 @settings(max_examples=10, deadline=None)
-@given(order=st.permutations(range(4)), count=st.integers(1, 4), rows=st.integers(1, 5))
+@given(order=st.permutations(range(6)), count=st.integers(1, 6), rows=st.integers(1, 5))
 def test_choices_do_not_depend_on_the_batch(qwen: Qwen, order: list[int], count: int, rows: int) -> None:
     chosen = [QUESTIONS[index] for index in order[:count]]
     for question, ours in zip(chosen, Understanding(qwen, rows_per_call=rows).choice_logprobs(chosen), strict=True):
@@ -653,7 +705,7 @@ def test_a_box_is_read_and_what_was_mended_is_counted(answer: str, mended: dict[
 
 def test_a_box_that_leaves_the_image_is_clamped() -> None:
     read = read_boxes('[{"bbox_2d": [-10, 14, 300.5, 150]}]', SEEN, SIZE)
-    assert read == Read((Box(0, 7, 560, 70),), {"clamped": 1}, (("clamped",),))
+    assert read == Read((Box(0, 7, 560, 70),), {"clamped": 1}, (("clamped",),), ("",))
 
 
 def test_what_was_mended_is_told_of_each_box_and_what_was_lost_is_a_failure(
@@ -756,6 +808,29 @@ def test_boxes_are_located_in_each_images_own_pixels(qwen: Qwen, monkeypatch: py
     assert asked[0].startswith("Outline the position of each cat and output all the coordinates in JSON format.")
 
 
+def test_all_phrases_of_an_image_are_asked_for_at_once(qwen: Qwen, monkeypatch: pytest.MonkeyPatch) -> None:
+    understanding = Understanding(qwen)
+    asked: list[str] = []
+    said = f'[{ONE}, {{"bbox_2d": [9, 9, 1, 1], "label": "Dogs"}}, {{"bbox_2d": [1, 1, 9, 9], "label": "a bird"}}, '
+    said += '{"bbox_2d": [1, 1, 9, 9], "label": 3}, {"bbox_2d": [3, 3, 3, 9], "label": "cat"}]'
+
+    def scripted(context: Any, first: Any, questions: Sequence[Question], *_: Any) -> list[Answer]:
+        asked.extend(question.text for question in questions)
+        return [Answer(said, "sofa" in question.text) for question in questions]
+
+    monkeypatch.setattr(understanding, "_continued", scripted)
+    image, other, empty = picture(112, 56), picture(280, 140), picture(56, 56)
+    first, second, third = understanding.locate_all([image, empty, other], [["cat", "dog"], [], ["sofa"]])
+    assert second == [] and len(asked) == 2  # one question an image, and none where nothing is looked for
+    assert asked[0].startswith("Outline the position of each of these: cat; dog. Output all the coordinates in JSON")
+    assert first[:2] == [
+        Region(Box(28, 14, 112, 56), "cat", mended=("clamped",)),
+        Region(Box(1, 1, 9, 9), "dog", mended=("sorted",)),
+    ]
+    assert [one.cause for one in first[2:] if isinstance(one, Failure)] == ["unknown label"] * 2 + ["empty box"]
+    assert [one.cause for one in third if isinstance(one, Failure)] == ["truncated answer"]
+
+
 # --- attention -----------------------------------------------------------------------------------------------
 
 
@@ -833,6 +908,26 @@ def test_conditions_and_their_gradients_are_the_same_with_a_kernel(qwen: Qwen, o
     for stock, kernel in zip(*found, strict=True):
         assert stock is not None and kernel is not None
         assert torch.allclose(stock, kernel, rtol=1e-4, atol=1e-4)
+
+
+def test_checkpointing_changes_no_gradient_of_the_queries_and_holds_less(ours: Qwen, counted: Counted) -> None:
+    held, gradients, calls = [], [], []
+    for checkpointing in (False, True):
+        queries = some_queries().requires_grad_()
+        counted.calls.clear()
+        with Tracker("cpu") as tracker:
+            tracker.hold([*ours.model.parameters(), *ours.model.buffers()])
+            before = tracker.live
+            conditions = ours.condition(CAPTIONS, queries, checkpointing)
+            held.append(tracker.live - before)
+            conditions.square().sum().backward()
+        assert queries.grad is not None
+        gradients.append(queries.grad)
+        calls.append(len(counted.calls))
+        assert all("forward" not in vars(layer) for layer in ours.language.layers)
+    assert torch.equal(*gradients)
+    assert held[1] < held[0] / 3
+    assert calls == [2, 4]  # of two layers
 
 
 @torch.no_grad()

@@ -38,7 +38,7 @@ def test_every_provider_field_and_capability_is_documented() -> None:
     fields = DOCS.split("## Provider records")[1].split("\n## ")[0]
     assert re.findall(r"^\| `(\w+)` \|", fields, re.MULTILINE) == [field.name for field in dataclasses.fields(Provider)]
     gate = DOCS.split("## The contract gate")[1]
-    table = dict(re.findall(r"^\| `([A-Z]+)` \| (.*) \|$", gate, re.MULTILINE))
+    table = dict(re.findall(r"^\| `([A-Z_]+)` \| (.*) \|$", gate, re.MULTILINE))
     assert list(table) == [capability.name for capability in Capability]
     methods = set(re.findall(r"`([a-z_]+)`", " ".join(table.values())))
     assert methods == {name for name in vars(ModelAdapter) if not name.startswith("_")}

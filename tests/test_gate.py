@@ -6,11 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from srum_plugins import commands, gate
-from srum_plugins.config import SLOTS, TrainSection
+from srum_plugins.config import SLOTS, GroundSection, TrainSection
 from srum_plugins.contracts import Capability
 from srum_plugins.errors import CapabilityError, ConfigError
-from srum_plugins.gate import STAGE_NEEDS, STAGE_OF_SLOT, check, check_optimizer
-from srum_plugins.host import Registered
+from srum_plugins.gate import STAGE_NEEDS, STAGE_OF_SLOT, check, check_latents, check_optimizer
+from srum_plugins.hookspecs import hookimpl
+from srum_plugins.host import PluginHost, Registered
 from srum_plugins.providers import Kind, Provider
 from srum_plugins.stages.pipeline import NAMES
 
@@ -104,11 +105,65 @@ def test_what_a_provider_itself_refuses_is_told_if_a_stage_needs_it() -> None:
     ]
 
 
+@dataclass(frozen=True)
+class Path:
+    path: str
+
+
+class Grounders:
+    @hookimpl
+    def srum_grounders(self) -> list[Provider]:
+        def needing(*needs: Capability) -> dict[str, Any]:
+            return {"needs": lambda options: frozenset(needs)}
+
+        return [
+            Provider("acme", "Asked with other options.", dict, **needing()),
+            Provider("grid", "Asks nothing.", dict),
+            Provider("chooses", "Asks for choices.", dict, **needing(Capability.CHOICE)),
+            Provider("locates", "Asks for boxes.", dict, **needing(Capability.LOCATE)),
+            Provider("file", "Has an option that must be given.", dict, options=Path),
+            Provider("broken", "Cannot say.", dict, needs=lambda options: options.wishes),
+            Provider("absent", "Is not installed.", dict, modules=("nowhere",), extra="pip install nowhere"),
+        ]
+
+
+def test_what_would_fit_in_its_place_is_told() -> None:
+    host = PluginHost.load(entry_points=())
+    host.register(Grounders(), "grounders")
+    others = {"grounder": asking("grounder", Capability.LOCATE), "judge": asking("judge", Capability.ANSWER)}
+    with pytest.raises(CapabilityError) as refused:
+        check(adapter(Capability.CHOICE), others, ["ground", "judge"], host=host)
+    grounder, judge = str(refused.value).splitlines()
+    assert grounder.endswith("declares choice; these grounders work with it: acme, chooses, grid")
+    assert judge.endswith("declares choice; no judge that is installed works with it")
+
+
+@pytest.mark.parametrize("filtering", ["drop", "background"])
+def test_a_filter_needs_choices_where_its_stage_is_to_run(filtering: str) -> None:
+    ground = GroundSection(filter=filtering)
+    check(adapter(), {}, ["judge"], ground=ground)
+    check(adapter(), {}, ["ground"], ground=GroundSection())
+    check(adapter(Capability.CHOICE), {}, ["ground"], ground=ground)
+    expected = rf"ground\.filter={filtering} needs a model that can 'choice'; the adapter 'toy' .*ground\.filter=none"
+    with pytest.raises(CapabilityError, match=expected):
+        check(adapter(Capability.ANSWER), {}, ["ground"], ground=ground)
+
+
 def test_gate_commands_and_pipeline_know_the_same_stages() -> None:
     """They are written three times, because neither help nor the gate may wait for the stages' imports."""
     assert list(STAGE_NEEDS) == list(commands.STAGES) == list(NAMES)
     assert set(STAGE_OF_SLOT) == set(SLOTS) - {"adapter", "attention"}
     assert set(STAGE_OF_SLOT.values()) == set(NAMES)
+
+
+def test_an_adapter_that_cannot_encode_is_refused_where_images_are_to_be() -> None:
+    blind = adapter(cannot_encode=lambda options: options["why"])
+    encoded = TrainSection(latents="encoded")
+    check_latents(adapter(), None, encoded)
+    check_latents(blind, {"why": ""}, encoded)
+    check_latents(blind, {"why": "it has no eyes"}, TrainSection())
+    with pytest.raises(ConfigError, match=r"train\.latents=encoded does not work with .*: it has no eyes"):
+        check_latents(blind, {"why": "it has no eyes"}, encoded)
 
 
 def test_weights_that_an_optimizer_cannot_move_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,10 @@
+import dataclasses
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from oracle_model import OracleModel
@@ -7,14 +12,16 @@ from PIL import Image
 from srum_components.grounder import ComponentsGrounder
 from srum_components.options import ComponentsOptions
 from srum_components.plugin import srum_grounders as components_providers
+from srum_file.options import FileOptions
+from srum_fixed.options import GridOptions
 from srum_native.grounder import NativeGrounder
 from srum_native.options import NativeOptions
 from srum_native.plugin import srum_grounders as native_providers
 from srum_shapes.prompts import parse, sample_facts, to_prompt
 from srum_shapes.world import render, sample_scene, scene_for
 
-from srum_plugins.contracts import Capability, Located
-from srum_plugins.errors import ContractError
+from srum_plugins.contracts import Answer, Capability, Located
+from srum_plugins.errors import CapabilityError, ContractError
 from srum_plugins.records import Box, Candidate, Failure, Prompt, Region
 from srum_plugins.rewards.maps import mask_array
 
@@ -75,7 +82,7 @@ def test_native_drops_and_counts_what_cannot_be_used():
         Failure("malformed boxes"),
     )
     assert grounding.regions == (good, Region(Box(2, 2, 10, 10), "blue square", 0.7))
-    assert grounding.dropped == {"duplicate": 1, "outside": 2, "small": 1, "surplus": 1, "unreadable": 1}
+    assert grounding.dropped == {"duplicate": 1, "outside": 2, "small": 1, "surplus": 1, "malformed boxes": 1}
 
 
 def test_native_keeps_the_most_confident_and_else_the_models_order():
@@ -85,11 +92,82 @@ def test_native_keeps_the_most_confident_and_else_the_models_order():
     assert [region.box for region in grounding.regions] == [boxes[3], boxes[1], boxes[0], boxes[2]]
 
 
-def test_native_looks_for_the_text_of_a_prompt_without_phrases():
+sides = st.floats(-40, 80)
+corners = st.tuples(sides, sides, sides, sides).filter(lambda c: c[0] < c[2] and c[1] < c[3])
+
+
+@given(st.lists(corners.map(lambda c: Region(Box(*c), "x")) | st.just(Failure("empty box")), max_size=12))
+def test_native_keeps_boxes_inside_the_image_and_counts_the_rest(found):
+    grounding = ground(NativeOptions(max_regions=3), *found)
+    assert all(region.box.inside(32, 32) and region in found for region in grounding.regions)
+    assert len(grounding.regions) + sum(grounding.dropped.values()) == len(found)
+    assert grounding.dropped.get("empty box", 0) == sum(isinstance(one, Failure) for one in found)
+
+
+CAT = Prompt("q", "a cat on two mats", phrases=("whiskers",))
+
+
+@pytest.mark.parametrize(
+    ("options", "prompt", "phrases"),
+    [
+        ({}, CAT, ("whiskers",)),
+        ({}, Prompt("q", "a cat on two mats"), ("cat", "mat")),
+        ({}, Prompt("q", "on the left"), ("on the left",)),
+        ({"phrases": "given"}, PROMPT, ("red circle", "blue square")),
+        ({"phrases": "rule"}, CAT, ("cat", "mat")),
+        ({"phrases": "rule"}, Prompt("q", "on the left"), ("on the left",)),
+    ],
+)
+def test_native_looks_for_the_prompts_phrases_or_those_of_the_rule(options, prompt, phrases):
     model = Finds()
-    bare = Prompt("q", "a cat on a mat")
-    NativeGrounder(NativeOptions()).ground([located(blank(), bare), located(blank(), PROMPT)], model)
-    assert model.phrases == [("a cat on a mat",), ("red circle", "blue square")]
+    NativeGrounder(NativeOptions(**options)).ground([located(blank(), prompt)], model)
+    assert model.phrases == [phrases] and model.asked == []
+
+
+class Talks(Finds):
+    """Names the first two words of what it is asked about; of long texts too many."""
+
+    def answer(self, questions, decoding=None):
+        self.asked += questions
+        texts = [question.text.rpartition(": ")[2] for question in questions]
+        return [Answer("\n".join(text.split()[:2]), truncated=len(text) > 20) for text in texts]
+
+
+def test_native_asks_for_phrases_once_a_text_and_a_failure_is_counted():
+    texts = ["cat mat", "dog bench", "cat mat", "a text that is far too long"]
+    items = [located(blank(), Prompt(str(i), text, phrases=("x",)), f"c{i}") for i, text in enumerate(texts)]
+    good = Region(Box(2, 2, 10, 10), "cat")
+    model = Talks(good)
+    found = NativeGrounder(NativeOptions(phrases="ask")).ground(items, model)
+    assert len(model.asked) == 3 and all(question.image is None for question in model.asked)
+    assert model.phrases == [("cat", "mat"), ("dog", "bench"), ("cat", "mat")]  # nothing is looked for in the last
+    assert [grounding.candidate_id for grounding in found] == ["c0", "c1", "c2", "c3"]
+    assert [grounding.regions for grounding in found] == [(good,)] * 3 + [()]
+    assert found[3].dropped == {"truncated answer": 1}
+
+
+class FindsAll(OracleModel):
+    """Is asked for all phrases at once only."""
+
+    def locate_all(self, images, phrases):
+        return super().locate(images, phrases)
+
+    def locate(self, images, phrases):
+        raise AssertionError("asked one by one")
+
+
+@given(seeds)
+def test_native_finds_the_same_at_once_as_one_by_one(seed):
+    rng = np.random.default_rng(seed)
+    facts = sample_facts(rng)
+    item = located(Image.fromarray(render(scene_for(facts, rng), rng)), to_prompt(facts, "p", "train"))
+    at_once = NativeGrounder(NativeOptions(at_once=True)).ground([item], FindsAll())
+    assert at_once == NativeGrounder(NativeOptions()).ground([item], OracleModel())
+
+
+def test_native_at_once_needs_a_model_that_can():
+    with pytest.raises(CapabilityError, match="OracleModel cannot locate several phrases at once"):
+        NativeGrounder(NativeOptions(at_once=True)).ground([located(blank(), PROMPT)], OracleModel())
 
 
 def test_native_needs_a_model_that_keeps_its_contract():
@@ -158,9 +236,33 @@ def test_settings_that_make_no_sense_are_refused(options, setting):
         options(**setting)
 
 
+def test_every_option_of_every_grounder_is_documented_with_its_default():
+    docs = (Path(__file__).parents[1] / "docs/grounders.md").read_text()
+    table = docs.split("## Options")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| (?:`([a-z-]+)`)? ?\| (`[^|]*`) \| ([^|]*) \|", table, re.MULTILINE)
+    found, name = {}, ""
+    for first, settings, default in rows:
+        name = first or name
+        values = [value.strip("` ") for value in default.split(", ")]
+        found.setdefault(name, {}).update(zip(re.findall(r"`(\w+)`", settings), values, strict=True))
+    options = {"native": NativeOptions, "components": ComponentsOptions, "grid": GridOptions, "file": FileOptions}
+    assert set(found) == set(options)
+    for grounder, kind in options.items():
+        fields = {field.name: field.default for field in dataclasses.fields(kind)}
+        assert list(found[grounder]) == list(fields)
+        for field, default in fields.items():
+            shown = (
+                "none: it must be given" if default is dataclasses.MISSING else yaml.safe_dump(default).split("\n")[0]
+            )
+            assert found[grounder][field] == (shown.removesuffix(".0"))
+
+
 def test_providers():
     (native,), (components,) = native_providers(), components_providers()
     assert native.needs(NativeOptions()) == {Capability.LOCATE}
+    assert native.needs(NativeOptions(at_once=True)) == {Capability.LOCATE_ALL}
+    assert native.needs(NativeOptions(phrases="ask")) == {Capability.LOCATE, Capability.ANSWER}
+    assert native.needs(NativeOptions("ask", True)) == {Capability.LOCATE_ALL, Capability.ANSWER}
     assert components.needs(ComponentsOptions()) == frozenset()
     assert isinstance(native.factory(NativeOptions()), NativeGrounder)
     assert isinstance(components.factory(ComponentsOptions()), ComponentsGrounder)

@@ -6,16 +6,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oracle_model import OracleModel
 from PIL import Image
-from srum_choice.judge import ChoiceJudge, combined, with_article
+from srum_choice.judge import ChoiceJudge, combined
 from srum_choice.options import ChoiceOptions
 from srum_choice.plugin import srum_judges
 from srum_shapes.prompts import corrupt, parse, sample_facts, to_prompt
 from srum_shapes.vocabulary import encode
 from srum_shapes.world import render, scene_for
 
+from srum_plugins.choices import with_article
 from srum_plugins.contracts import Capability, Located
 from srum_plugins.errors import ContractError
-from srum_plugins.records import Box, Candidate, Failure, Grounding, Judgement, Prompt, Region, Score
+from srum_plugins.records import Box, Candidate, Check, Failure, Grounding, Judgement, Prompt, Region, Score
 
 seeds = st.integers(0, 2**32 - 1)
 probabilities = st.lists(st.floats(0, 1), min_size=1, max_size=6)
@@ -81,6 +82,43 @@ def test_a_region_without_phrase_takes_the_best_phrase_of_the_prompt():
     ]
 
 
+def test_background_is_not_asked_about():
+    text = "a red circle"
+    image, (region,) = picture(text)
+    model = OracleModel(0.9)
+    nothing = Region(Box(0, 0, 4, 4), region.phrase, background=True)
+    found = judge(model, to_prompt(parse(text), "p", ""), image, nothing, region, nothing)
+    assert found.local[::2] == (Score(0.0, "background"),) * 2
+    assert found.local[1].value == pytest.approx(0.8)
+    assert [question.box for question in model.asked if question.box is not None] == [region.box]
+
+
+def test_every_question_is_kept_with_its_answer_and_no_word_is_written():
+    image, (first, second) = picture("a red circle and a blue square")
+    prompt = Prompt(
+        "p",
+        "x",
+        phrases=("red circle", "blue square"),
+        checks=(Check("count", "how many objects ?", ("one", "two"), "two"),),
+    )
+    found = judge(OracleModel(0.9), prompt, image, first, Region(second.box), Region(first.box, background=True))
+    assert found.raw == (
+        "how many objects ? -> p(one)=0.1, p(two)=0.9",
+        "R1: is this a red circle ? -> p(yes)=0.9, p(no)=0.1",
+        "R2: is this a red circle ? -> p(yes)=0.1, p(no)=0.9",
+        "R2: is this a blue square ? -> p(yes)=0.9, p(no)=0.1",
+    )
+    assert found.tokens == 0
+
+
+def test_the_wording_changes_with_each_template():
+    image, _ = picture("a red circle")
+    prompt = to_prompt(parse("a red circle"), "p", "")
+    changes = ({}, {"region_template": "this is {phrase} ?"}, {"global_template": "{text} ?"}, {"combine": "min"})
+    hashes = [judge(OracleModel(), prompt, image, **options).wording for options in changes]
+    assert hashes[0] == hashes[3] and len(set(hashes)) == 3 and all(len(one) == 64 for one in hashes)
+
+
 class Fixed(OracleModel):
     """Gives the same log-probabilities to every question."""
 
@@ -95,10 +133,14 @@ class Fixed(OracleModel):
 
 def test_a_prompt_without_checks_and_phrases():
     model = Fixed(math.log(0.7), math.log(0.3))
-    found = judge(model, Prompt("q", "a cat"), Image.new("RGB", (32, 32)), Region(Box(0, 0, 4, 4)))
-    assert [question.text for question in model.asked] == ["Does the image show: a cat?"]
+    found = judge(model, Prompt("q", "on the left"), Image.new("RGB", (32, 32)), Region(Box(0, 0, 4, 4)))
+    assert [question.text for question in model.asked] == ["Does the image show: on the left?"]
     assert found.alpha.value == pytest.approx(0.7)
     assert found.local == (Failure("no phrase", "neither the region nor its prompt names one"),)
+    # What a text names is found by the rule.
+    found = judge(model, Prompt("q", "a cat on a mat"), Image.new("RGB", (32, 32)), Region(Box(0, 0, 4, 4)))
+    assert [question.text for question in model.asked[2:]] == ["is this a cat ?", "is this a mat ?"]
+    assert [(score.value, score.reason) for score in found.local] == [(pytest.approx(0.4), "cat")]
 
 
 @pytest.mark.parametrize("logprobs", [(math.nan, 0.0), (-1.0, -9.0), (0.0,), (math.inf, 0.0), (800.0, 0.0)])
@@ -106,6 +148,7 @@ def test_answers_that_are_no_probabilities_are_failures(logprobs):
     found = judge(Fixed(*logprobs), Prompt("q", "a cat"), Image.new("RGB", (32, 32)), Region(Box(0, 0, 4, 4), "cat"))
     assert isinstance(found.alpha, Failure)
     assert len(found.local) == 1 and isinstance(found.local[0], Failure)
+    assert [line.partition(" -> ")[2].partition(":")[0] for line in found.raw] == [found.alpha.cause] * 2
 
 
 def test_an_impossible_answer_is_a_probability_and_rounding_stays_in_range():
@@ -149,11 +192,11 @@ def test_ways_to_combine_never_fall_when_a_fact_rises(values, index, value):
 
 
 def test_articles():
-    assert [with_article(phrase) for phrase in ("red circle", "orange cat", "the sea", "A dog")] == [
+    alone = ("the sea", "A dog", "two dogs", "2 dogs", "her hat")
+    assert [with_article(phrase) for phrase in ("red circle", "orange cat", *alone)] == [
         "a red circle",
         "an orange cat",
-        "the sea",
-        "A dog",
+        *alone,
     ]
 
 

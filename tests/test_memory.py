@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -17,6 +17,7 @@ from engine_fixtures import install_toy, srum, toy_config
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from real_steps import peak_of_a_step
 from release_folder import write_release
 from srum_bagel import released
 from srum_bagel.memory import weightless
@@ -25,7 +26,7 @@ from srum_bagel.released import preparation
 
 from srum_plugins import cli
 from srum_plugins.config import TrainSection, load
-from srum_plugins.contracts import Capability, GenerationRequest, Objective, Question, TrainBatch
+from srum_plugins.contracts import Capability, GenerationRequest, Objective, Question
 from srum_plugins.errors import CheckpointError
 from srum_plugins.hookspecs import hookimpl
 from srum_plugins.host import PluginHost
@@ -37,13 +38,12 @@ from srum_plugins.providers import Kind
 from srum_plugins.records import Prompt
 from srum_plugins.rewards.objectives import Paired, PairedOptions, Weighted, WeightedOptions
 from srum_plugins.stages import optimizers
-from srum_plugins.stages.checkpoints import TrainingState
 from srum_plugins.stages.pipeline import run
-from srum_plugins.stages.train import train_step
 
 ROOT = Path(__file__).parents[1]
 DEVICES = pytest.mark.parametrize("device", ["cpu", "meta"])
 BATCH, IMAGES, WORDS = 3, 4, 32
+TEXT = " ".join(["word"] * WORDS)
 
 
 @DEVICES
@@ -111,20 +111,7 @@ def real_step(bagel: ModuleType, dtype: torch.dtype, learning: Learning) -> int:
     with Tracker("cpu") as tracker:
         model = bagel.build(config, side, torch.device("cpu"), dtype)
         latents = model.encode([Image.new("RGB", (side, side))] * BATCH)
-        parameters = model.start_training(learning.adapter, base=learning.objective.uses_base)
-        optimizer = optimizers.build(learning.settings, parameters)
-        state = TrainingState.start(parameters, optimizer, averaged=learning.settings.ema > 0)
-        grid = model.token_grid(side, side)
-        weights = torch.ones(BATCH * grid[0] * grid[1])
-        prompts = tuple(Prompt(str(index), bagel.TEXT) for index in range(BATCH))
-        batch = TrainBatch(prompts, (list(latents),) * 2, (weights,) * 2, (grid,) * BATCH)
-        settings = SimpleNamespace(train=learning.settings, run=SimpleNamespace(seed=0))
-        session: Any = SimpleNamespace(config=settings, objective=learning.objective)
-        train_step(session, model, state, batch, 0)
-        gc.collect()
-        tracker.restart()
-        train_step(session, model, state, batch, 1)
-        return tracker.peak
+        return peak_of_a_step(model, list(latents), (side, side), TEXT, learning, tracker)
 
 
 def guess(bagel: ModuleType, dtype: torch.dtype, **asked: Any) -> Estimate:
@@ -168,14 +155,14 @@ def test_drawing_and_answering_hold_what_was_estimated(bagel: ModuleType) -> Non
         asking={"judge": Asking(IMAGES, None, frozenset({Capability.ANSWER, Capability.CHOICE}))},
     )
     images = [Image.new("RGB", (side, side)) for _ in range(IMAGES)]
-    requests = [GenerationRequest(Prompt(str(seed), bagel.TEXT), seed) for seed in range(IMAGES)]
+    requests = [GenerationRequest(Prompt(str(seed), TEXT), seed) for seed in range(IMAGES)]
     real = []
     with Tracker("cpu") as tracker:
         model = bagel.build(config, side, torch.device("cpu"), torch.float32)
         for work in (
             lambda: model.generate(requests, sampling),
-            lambda: model.answer([Question(image, bagel.TEXT) for image in images]),
-            lambda: model.choice_logprobs([Question(image, bagel.TEXT, ("yes", "no")) for image in images]),
+            lambda: model.answer([Question(image, TEXT) for image in images]),
+            lambda: model.choice_logprobs([Question(image, TEXT, ("yes", "no")) for image in images]),
         ):
             gc.collect()
             tracker.restart()
@@ -184,6 +171,18 @@ def test_drawing_and_answering_hold_what_was_estimated(bagel: ModuleType) -> Non
     assert [work.name.partition(" ")[0] for work in found.works] == ["draw", "answer,", "choice,"]
     assert [work.peak for work in found.works] == pytest.approx(real, rel=0.1)
     assert found.peak == max(work.peak for work in found.works)
+
+
+def test_asking_for_all_phrases_at_once_holds_less_than_for_each(bagel: ModuleType) -> None:
+    config, side = bagel.SIZES["small"]
+    asking = Asking(IMAGES, None, frozenset({Capability.LOCATE, Capability.LOCATE_ALL}))
+    found = estimate(
+        lambda: weightless(config, torch.float32, (side, side), bagel.LONGEST_ANSWER, preparation(config)),
+        Workload("cpu", words=8, questions=6, asking={"ground": asking}),
+    )
+    each, at_once = found.works
+    assert each.name.startswith("locate, ") and at_once.name.startswith("locate-all, ")
+    assert 0 < at_once.activations < each.activations
 
 
 @pytest.mark.parametrize("count", [1, 4095, 4096, 4097, 4352, 65536])

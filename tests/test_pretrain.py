@@ -34,7 +34,9 @@ RECIPE = Recipe(
     decoder_steps=3,
     phases=[
         Phase(until=12, images=2, questions=3, captions=4),
-        Phase(until=24, images=2, questions=3, captions=6, inventory=False, relations=1, layouts=0.5, aside=2),
+        Phase(
+            until=24, images=2, questions=3, captions=6, inventory=False, relations=1, lessons=1, layouts=0.5, aside=2
+        ),
     ],
     warmup=4,
     checkpoint_every=9,
@@ -93,14 +95,15 @@ def test_every_target_is_the_next_token_of_its_branch(seed: int, step: int, imag
     recipe = dataclasses.replace(with_counts(images=images, questions=questions), seed=seed)
     batch = pretrain.question_batch(recipe, step, PATCHES)
     packed = pack(batch.pieces, BOI, EOI)
-    assert len(batch.pictures) == len(batch.pieces) == images
+    more = recipe.phase(step).lessons
+    assert (len(batch.pictures), len(batch.pieces)) == (images + 2 * more, images + 3 * more)
     assert batch.targets.shape == packed.text_ids.shape
     ids, targets = iter(packed.text_ids.tolist()), iter(batch.targets.tolist())
-    for sample in batch.pieces:
+    for number, sample in enumerate(batch.pieces):
         found = branches(sample, ids, targets)
-        trunk = found.pop(0)
+        trunk = found.pop(0, [])
         assert all(target == pretrain.IGNORE for _, _, target in trunk)
-        assert len(found) >= questions
+        assert number >= images or len(found) >= questions
         for tokens in found.values():
             last = tokens[-1][0]
             for (piece, _, target), (_, following, _) in zip(tokens, [*tokens[1:], (0, EOS, 0)], strict=True):

@@ -74,6 +74,14 @@ def test_an_answer_that_was_cut_off_is_wrong(benchmark):
     assert accuracy["colour"] == accuracy["shape"] == 0.0 and accuracy["existence"] == accuracy["grounding"] == 1.0
 
 
+def test_what_an_answer_took_is_no_part_of_it(benchmark):
+    class Counts(OracleModel):
+        def answer(self, questions, decoding=GREEDY):
+            return [Answer(answer.text, tokens=3) for answer in super().answer(questions)]
+
+    assert benchmark.understanding(Counts()).accuracy == dict.fromkeys(WEIGHTS, 1.0)
+
+
 def test_understanding_can_be_left_out():
     assert ShapesBenchmark(BenchmarkOptions(questions=0)).understanding(OracleModel()) is None
 

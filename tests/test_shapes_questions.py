@@ -45,17 +45,24 @@ def test_texts_of_known_words_survive_the_tokenizer(words):
 
 def test_the_vocabulary_is_what_checkpoints_were_trained_with():
     assert [WORDS.index(word) for word in SPECIAL] == [PAD, BOS, EOS, BOI, EOI]
-    assert len(set(WORDS)) == len(WORDS) == 83
-    assert WORDS[-len(LOCATIONS) :] == LOCATIONS and len(LOCATIONS) == SIDE + 1
+    assert len(set(WORDS)) == len(WORDS) == 163
+    assert WORDS[83 - len(LOCATIONS) : 83] == LOCATIONS and len(LOCATIONS) == SIDE + 1
     digest = hashlib.sha256("\n".join(WORDS).encode()).hexdigest()
-    assert digest.startswith("420794d868ba1007"), "a changed word list makes every trained checkpoint unreadable"
+    assert digest.startswith("ed3f17d73a8fd843"), "a changed word list makes every trained checkpoint unreadable"
+
+
+def test_instructions_are_read_as_they_are_written() -> None:
+    assert encode("R1 | Red circle | -1.0\nScore: 0.5") == encode("r1 | red circle | -1.0 \n score : 0.5")
+    assert encode("at 3 17 0 32") == encode("at <3> <17> <0> <32>")
+    with pytest.raises(ContractError, match="no word '33'"):
+        encode("at 33")
 
 
 def test_unknown_words_and_ids_are_named():
     with pytest.raises(ContractError, match=r"no word 'triangel'.*Did you mean 'triangle'"):
         encode("a red triangel")
-    with pytest.raises(ContractError, match="id 83 is outside"):
-        decode([1, 83])
+    with pytest.raises(ContractError, match="id 163 is outside"):
+        decode([1, 163])
 
 
 @given(seeds)

@@ -54,10 +54,50 @@ def test_the_demo_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert {"candidates.png", "rewards.png", "before-after.png"} <= pictures
 
 
+def facts(folder: Path, stage: str) -> dict[str, float]:
+    """What the one run of a stage found."""
+    (done,) = (folder / "stages" / stage).glob("*/done.json")
+    found: dict[str, float] = json.loads(done.read_text())
+    return found
+
+
 @pytest.mark.parametrize(
     "overrides",
     [
-        ("grounder=components",),
+        ("judge=rubric",),
+        ("judge=rubric", "grounder=components"),
+        ("judge=questions",),
+        ("judge=[choice,questions]", "judging.combine=min"),
+    ],
+)
+def test_one_word_swaps_the_judge(tmp_path: Path, overrides: tuple[str, ...]) -> None:
+    assert run(tmp_path, *overrides)["seconds"]
+    found = facts(tmp_path, "judge")
+    assert found["failed_global"] <= 0.1 * found["candidates"]
+    regions = facts(tmp_path, "ground")["regions"]
+    assert found["failed_local"] <= 0.25 * regions
+    assert 0 < found["alpha_mean"] < 1
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("grounder=whole-image",),
+        ("grounder=grid", "ground.filter=background"),
+        ("grounder=components", "ground.filter=drop"),
+        ("grounder.phrases=ask",),
+    ],
+)
+def test_one_word_swaps_the_grounder(tmp_path: Path, overrides: tuple[str, ...]) -> None:
+    assert run(tmp_path, *overrides)["seconds"]
+    found = facts(tmp_path, "ground")
+    assert found["regions"] > 0
+    assert ("in_prompt" in found) == any("filter" in override for override in overrides)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
         ("aggregator=uniform", "objective=srum"),
         ("aggregator=srum-release", "objective=srum"),
         ("objective=srum", "objective.negative_weights=saturate"),

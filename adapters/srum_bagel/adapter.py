@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -13,8 +13,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from srum_bagel import choices
 from srum_bagel.autoencoder import KLAutoencoder, PixelAutoencoder, patchify, to_uint8, unpatchify
 from srum_bagel.checkpoint import WEIGHTS, read_config, save_model
+from srum_bagel.choices import Choosing, scores, sheet, within
 from srum_bagel.config import BagelConfig
 from srum_bagel.images import AsTheyAre, Preparation
 from srum_bagel.model import Bagel
@@ -24,6 +26,7 @@ from srum_bagel.packing import Piece, PieceKind
 from srum_bagel.sampler import sample, shifted
 from srum_bagel.understanding import greedy, write
 from srum_plugins import lora
+from srum_plugins.boxes import labelled
 from srum_plugins.contracts import (
     GREEDY,
     Answer,
@@ -36,12 +39,13 @@ from srum_plugins.contracts import (
     Question,
 )
 from srum_plugins.decoding import likeliest, sampled
-from srum_plugins.errors import CheckpointError, ContractError
+from srum_plugins.errors import CapabilityError, CheckpointError, ContractError
 from srum_plugins.records import Box, Failure, Prompt, Region
 from srum_plugins.weights import load_weights
 
 Item = TypeVar("Item")
 Key = TypeVar("Key", bound=Hashable)
+Read = TypeVar("Read")
 
 TEXT_DROPOUT = 0.1
 """Share of training examples whose text is dropped, as in BAGEL's training."""
@@ -90,6 +94,19 @@ class Dialect(ABC):
     @abstractmethod
     def read_boxes(self, answer: str, size: tuple[int, int]) -> list[Box] | Failure:
         """The boxes of such an answer, in pixels of an image of this (width, height)."""
+
+    def ask_where_all(self, phrases: Sequence[str]) -> str:
+        """The question whose answer is the boxes of several phrases, each with its name. Only of checkpoints that can
+        LOCATE_ALL, as :meth:`read_named_boxes`.
+
+        Raises:
+            CapabilityError: the checkpoint was not taught to.
+        """
+        raise CapabilityError(f"{type(self).__name__} has no question for several phrases at once")
+
+    def read_named_boxes(self, answer: str, size: tuple[int, int]) -> list[tuple[str, Box]] | Failure:
+        """The boxes of such an answer, each with the name that it was given, as of :meth:`read_boxes`."""
+        raise CapabilityError(f"{type(self).__name__} reads no boxes of several phrases")
 
 
 @dataclass(frozen=True)
@@ -299,52 +316,21 @@ class BagelAdapter(ModelAdapter):
         groups = list(grouped(id(question.image) for question in questions).values())
         done: dict[int, tuple[float, ...]] = {}
         for chunk in chunks(groups, self.images_per_call):
-            done |= self._choices(questions, chunk)
+            vision = self._see([questions[members[0]].image for members in chunk])
+            sheets = [
+                sheet(_seen(image), [self._choosing(index, questions[index]) for index in members], self.config.tokens)
+                for members, image in zip(chunk, vision, strict=True)
+            ]
+            for part in within([one.size for one in sheets], choices.TOKENS):
+                found = scores(self.model, [sheets[index] for index in part], torch.cat([vision[i] for i in part]))
+                done |= {index: tuple(torch.tensor(own).log_softmax(dim=0).tolist()) for index, own in found.items()}
         return [done[index] for index in range(len(questions))]
 
-    def _choices(self, questions: Sequence[Question], groups: Sequence[list[int]]) -> dict[int, tuple[float, ...]]:
-        """Score every choice as the answer of a branch of its own: the sum over its tokens and the end token. A
-        question whose choices are single tokens needs one branch only."""
-        tokens = self.config.tokens
-        vision = self._see([questions[members[0]].image for members in groups])
-        samples: list[list[Piece]] = []
-        reads: list[tuple[int, int, list[int], int]] = []
-        count = 0
-        for members, image in zip(groups, vision, strict=True):
-            sample_pieces = _seen(image)
-            count += 2 * len(sample_pieces)
-            branch = 0
-            for index in members:
-                question = questions[index]
-                asked = self._text(self.dialect.ask(question.text, question.box))
-                choices = [self.dialect.encode(choice) for choice in question.choices]
-                if not choices or not all(choices):
-                    raise ContractError(f"{question.text!r} needs choices, none of them empty; got {question.choices}")
-                short = all(len(choice) == 1 for choice in choices)
-                for number, choice in enumerate(choices[:1] if short else choices):
-                    branch += 1
-                    answer = [] if short else choice
-                    sample_pieces.append(Piece(PieceKind.TEXT, asked.ids, branch=branch))
-                    sample_pieces.append(Piece(PieceKind.TEXT, (tokens.bos, *answer), branch=branch))
-                    count += len(asked.ids)
-                    reads.append((index, number, answer, count))
-                    count += 1 + len(answer)
-            samples.append(sample_pieces)
-        packed = self.model.pack(samples)
-        und, _ = self.model.hidden(packed, torch.cat(vision), None)
-        logprobs: dict[int, list[float]] = {}
-        for index, _, answer, first in reads:
-            wanted = packed.text_rows[first : first + 1 + len(answer)]
-            logits = torch.log_softmax(self.model.language_model.lm_head(und[wanted]).float(), dim=-1)
-            if answer:
-                ids = torch.tensor([*answer, tokens.eos], device=logits.device)
-                logprobs.setdefault(index, []).append(float(logits.gather(1, ids[:, None]).sum()))
-            else:
-                ids = torch.tensor([self.dialect.encode(choice)[0] for choice in questions[index].choices])
-                logprobs[index] = logits[0, ids.to(logits.device)].tolist()
-        return {
-            index: tuple(torch.log_softmax(torch.tensor(values), dim=0).tolist()) for index, values in logprobs.items()
-        }
+    def _choosing(self, number: int, question: Question) -> Choosing:
+        given = [self.dialect.encode(choice) for choice in question.choices]
+        if not given or not all(given):
+            raise ContractError(f"{question.text!r} needs choices, none of them empty; got {question.choices}")
+        return Choosing(number, self._text(self.dialect.ask(question.text, question.box)).ids, given)
 
     def locate(self, images: Sequence[Image.Image], phrases: Sequence[Sequence[str]]) -> list[list[Region | Failure]]:
         """See :meth:`ModelAdapter.locate`. ``score`` is left open: a box in words carries none."""
@@ -358,17 +344,33 @@ class BagelAdapter(ModelAdapter):
         for image, wanted in zip(images, phrases, strict=True):
             regions: list[Region | Failure] = []
             for phrase in wanted:
-                boxes = self._boxes(next(answers), image.size)
+                boxes = self._read(next(answers), image.size, self.dialect.read_boxes)
                 regions += [boxes] if isinstance(boxes, Failure) else [Region(box, phrase) for box in boxes]
             located.append(regions)
         return located
 
-    def _boxes(self, answer: Answer, size: tuple[int, int]) -> list[Box] | Failure:
+    def locate_all(
+        self, images: Sequence[Image.Image], phrases: Sequence[Sequence[str]]
+    ) -> list[list[Region | Failure]]:
+        """See :meth:`ModelAdapter.locate_all`; as :meth:`locate`, ``score`` is left open."""
+        pairs = list(zip(images, phrases, strict=True))
+        answers = iter(self.answer([Question(image, self.dialect.ask_where_all(own)) for image, own in pairs if own]))
+        located: list[list[Region | Failure]] = []
+        for image, own in pairs:
+            boxes = self._read(next(answers), image.size, self.dialect.read_named_boxes) if own else []
+            regions: list[Region | Failure] = []
+            regions += [boxes] if isinstance(boxes, Failure) else [labelled(name, own, box) for name, box in boxes]
+            located.append(regions)
+        return located
+
+    def _read(
+        self, answer: Answer, size: tuple[int, int], read: Callable[[str, tuple[int, int]], Read]
+    ) -> Read | Failure:
         """The boxes of an answer that is whole: one that was cut off may lack some, or end in the middle of one."""
         if answer.truncated:
             detail = f"cut off after {self.dialect.longest_answer} tokens: {answer.text[:80]!r}"
             return Failure("truncated answer", detail)
-        return self.dialect.read_boxes(answer.text, size)
+        return read(answer.text, size)
 
     def _see(self, images: Sequence[Image.Image | None]) -> list[Tensor]:
         """Vision tokens (N, D) of each image; none where there is no image. An image given twice is read once, and

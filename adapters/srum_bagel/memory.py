@@ -44,6 +44,14 @@ class Words(Dialect):
         """None."""
         return []
 
+    def ask_where_all(self, phrases: Sequence[str]) -> str:
+        """The phrases as they are."""
+        return " ".join(phrases)
+
+    def read_named_boxes(self, answer: str, size: tuple[int, int]) -> list[tuple[str, Box]] | Failure:
+        """None."""
+        return []
+
 
 class WeightlessBagel(BagelAdapter):
     """Its plans and answers are as long as they may be, because no word of them can be read."""

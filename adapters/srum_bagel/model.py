@@ -106,14 +106,16 @@ class Bagel(nn.Module):
         return grid_ids(height, width, self.latent_pos_embed.side).to(self.device)
 
     # --- whole sequences ------------------------------------------------------------------------------------
-    def hidden(self, packed: Packed, vision: Tensor | None, latents: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Final hidden states of both streams of packed samples.
+    def hidden(
+        self, packed: Packed, vision: Tensor | None, latents: Tensor | None, rows: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Final hidden states of both streams of packed samples; of the und stream only ``rows`` (R,) if given.
 
         ``vision`` (Tv, D) are the vision tokens and ``latents`` (Tg, D) the latent tokens, both in packed order.
         """
         und = self._und_stream(packed, vision)
         gen = und.new_zeros(0, und.shape[1]) if latents is None else latents
-        und, gen = self.language_model.model(und, gen, packed.positions, self._layout(packed))
+        und, gen = self.language_model.model(und, gen, packed.positions, self._layout(packed), rows=rows)
         return und, gen
 
     def velocity(self, packed: Packed, noisy: Tensor, timestep: Tensor, ids: Tensor) -> Tensor:

@@ -106,8 +106,10 @@ class MoTAttention(nn.Module):
         layout: Layout,
         rope: tuple[Tensor, Tensor],
         past: tuple[Tensor, Tensor] | None,
+        rows: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Both streams' outputs, and the keys and values (M, Hk, hd) that were seen."""
+        """Both streams' outputs, of the und stream only those of ``rows`` if given, and the keys and values (M, Hk, hd)
+        that were seen."""
         parts = []
         if len(und):
             q, k, v = (self._heads(linear(und)) for linear in (self.q_proj, self.k_proj, self.v_proj))
@@ -121,7 +123,8 @@ class MoTAttention(nn.Module):
         k = layout.remember(k, None if past is None else past[0])
         v = layout.remember(v.to(q.dtype), None if past is None else past[1])
         flat = layout.attend(q, k, v).flatten(1)
-        und_out = self.o_proj(flat[: len(und)]) if len(und) else und
+        und_flat = flat[: len(und)] if rows is None else flat.index_select(0, rows)
+        und_out = self.o_proj(und_flat) if len(und) else und
         gen_out = self.o_proj_moe_gen(flat[len(und) :]) if len(gen) else gen
         return und_out, gen_out, k, v
 
@@ -148,11 +151,14 @@ class MoTLayer(nn.Module):
         layout: Layout,
         rope: tuple[Tensor, Tensor],
         past: tuple[Tensor, Tensor] | None,
+        rows: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Both streams after this layer, and the keys and values that it attended with."""
+        """Both streams after this layer, of the und stream only ``rows`` if given, and the keys and values that it
+        attended with."""
         und_norm = self.input_layernorm(und) if len(und) else und
         gen_norm = self.input_layernorm_moe_gen(gen) if len(gen) else gen
-        und_out, gen_out, k, v = self.self_attn(und_norm, gen_norm, layout, rope, past)
+        und_out, gen_out, k, v = self.self_attn(und_norm, gen_norm, layout, rope, past, rows)
+        und = und if rows is None else und.index_select(0, rows)
         if len(und):
             und = und + und_out
             und = und + self.mlp(self.post_attention_layernorm(und))
@@ -191,19 +197,22 @@ class MoTModel(nn.Module):
         layout: Layout,
         past: Cache | None = None,
         keep: Cache | None = None,
+        rows: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Final hidden states of both streams, (Tu, D) and (Tg, D).
 
         ``positions`` (Tu + Tg) are in cat(und, gen) order. ``past`` is what the layout says that tokens go on from; the
-        keys and values that were seen are appended to ``keep`` if given.
+        keys and values that were seen are appended to ``keep`` if given. Where only some ``rows`` (R,) of the und
+        stream are wanted, (R, D) of it is given, and the last layer computes no others but for their keys and values.
         """
         rope = self.rotary(und if len(und) else gen, positions)
         for index, layer in enumerate(self.layers):
             cached = None if past is None else past.layer(index)
+            wanted = rows if index == len(self.layers) - 1 else None
             if self.checkpointing and torch.is_grad_enabled():
-                und, gen, k, v = checkpoint(layer, und, gen, layout, rope, cached, use_reentrant=False)
+                und, gen, k, v = checkpoint(layer, und, gen, layout, rope, cached, wanted, use_reentrant=False)
             else:
-                und, gen, k, v = layer(und, gen, layout, rope, cached)
+                und, gen, k, v = layer(und, gen, layout, rope, cached, wanted)
             if keep is not None:
                 keep.keys.append(k)
                 keep.values.append(v)

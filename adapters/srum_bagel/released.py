@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
 
 from srum_bagel.adapter import BagelAdapter, Dialect
 from srum_bagel.config import BagelConfig
-from srum_bagel.grounding import read_boxes, where_question
+from srum_bagel.grounding import read_boxes, read_named_boxes, where_all_question, where_question
 from srum_bagel.images import Resized, ResizeRule
 from srum_bagel.memory import weightless
 from srum_bagel.options import AdapterOptions
@@ -55,6 +55,14 @@ class PlainDialect(Dialect):
     def read_boxes(self, answer: str, size: tuple[int, int]) -> list[Box] | Failure:
         """See :func:`srum_bagel.grounding.read_boxes`."""
         return read_boxes(answer, size)
+
+    def ask_where_all(self, phrases: Sequence[str]) -> str:
+        """See :func:`srum_bagel.grounding.where_all_question`."""
+        return where_all_question(phrases)
+
+    def read_named_boxes(self, answer: str, size: tuple[int, int]) -> list[tuple[str, Box]] | Failure:
+        """See :func:`srum_bagel.grounding.read_named_boxes`."""
+        return read_named_boxes(answer, size)
 
 
 class ReleasedBagel(BagelAdapter):

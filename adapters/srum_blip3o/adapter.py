@@ -44,6 +44,10 @@ IMAGES_PER_CALL = 8
 NOTHING = " "
 """What is drawn for the pixel decoder to be guided away from (blip3o.md 4.3)."""
 NOTHING_SEED = 0
+NO_TOWER = (
+    "the checkpoint holds no EVA tower, which encoding images needs: give adapter.tower, a safetensors file of it, or "
+    "train on the features that were drawn (train.latents=kept)"
+)
 
 
 @dataclass(frozen=True)
@@ -155,7 +159,7 @@ class Blip3oAdapter(ModelAdapter):
     def _condition(self, texts: Sequence[str]) -> Tensor:
         """Conditions (B, Q, H) of captions: with a graph if training moves the queries, else each computed once."""
         if self.prior.latent_queries.requires_grad and torch.is_grad_enabled():
-            return self.qwen.condition(texts, self.prior.latent_queries)
+            return self.qwen.condition(texts, self.prior.latent_queries, self.training.checkpointing)
         return self._conditions.of(texts, self.prior.latent_queries)
 
     @cached_property
@@ -166,10 +170,7 @@ class Blip3oAdapter(ModelAdapter):
             CheckpointError: there is none.
         """
         if self._load_tower is None:
-            raise CheckpointError(
-                "the checkpoint holds no EVA tower, which encoding images needs: give adapter.tower, a safetensors "
-                "file of it, or train on the features that were drawn (train.latents=kept)"
-            )
+            raise CheckpointError(NO_TOWER)
         return self._load_tower()
 
     # --- understanding --------------------------------------------------------------------------------------
@@ -184,6 +185,12 @@ class Blip3oAdapter(ModelAdapter):
     def locate(self, images: Sequence[Image.Image], phrases: Sequence[Sequence[str]]) -> list[list[Region | Failure]]:
         """See :meth:`srum_blip3o.understanding.Understanding.locate`."""
         return self.understanding.locate(images, phrases)
+
+    def locate_all(
+        self, images: Sequence[Image.Image], phrases: Sequence[Sequence[str]]
+    ) -> list[list[Region | Failure]]:
+        """See :meth:`srum_blip3o.understanding.Understanding.locate_all`."""
+        return self.understanding.locate_all(images, phrases)
 
     # --- training -------------------------------------------------------------------------------------------
     def token_grid(self, width: int, height: int) -> tuple[int, int]:
@@ -279,5 +286,5 @@ class Blip3oAdapter(ModelAdapter):
 
 
 def _dropped(condition: Tensor, drop: Tensor) -> Tensor:
-    """Conditions (B, Q, H) with zeros where dropped (B,)."""
-    return condition.masked_fill(drop[:, None, None], 0.0)
+    """Conditions (B, Q, H) with zeros where dropped (B,), told on any device."""
+    return condition.masked_fill(drop.to(condition.device)[:, None, None], 0.0)

@@ -11,16 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, Qwen2_5_VLConfig
 from transformers.masking_utils import causal_mask_function
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import apply_rotary_pos_emb_vision
 
-from srum_blip3o.qwen_config import language_config
 from srum_plugins.attention.contract import Attention, Heads, Segments
 from srum_plugins.errors import ContractError
 
@@ -50,14 +48,10 @@ def use_kernel(model: Any, kernel: Attention) -> None:
         block.attn = WindowAttention(block.attn, kernel)
 
 
-def attention_heads(folder: Path, dtype: str) -> tuple[Heads, Heads]:
-    """The shapes of the attention of the language model and of the vision tower, from a folder's config alone.
-
-    Raises:
-        CheckpointError: see :func:`srum_blip3o.qwen_config.language_config`.
-    """
-    config: Any = language_config(folder)
-    text, vision = config.text_config, config.vision_config
+def attention_heads(config: Qwen2_5_VLConfig, dtype: str) -> tuple[Heads, Heads]:
+    """The shapes of the attention of the language model and of the vision tower."""
+    text: Any = config.text_config
+    vision: Any = config.vision_config
     heads, width = text.num_attention_heads, text.hidden_size // text.num_attention_heads
     seeing = vision.num_heads
     return (
@@ -143,12 +137,13 @@ class WindowAttention(nn.Module):
     def forward(
         self, hidden_states: Tensor, cu_seqlens: Tensor, position_embeddings: Sequence[Tensor], **_: object
     ) -> Tensor:
-        """Patches (P, C) of all images, each seeing those of its own window; ``cu_seqlens`` (W + 1,) is where windows
-        begin, and the positions are cosine and sine (P, D). The names of the arguments are transformers'."""
+        """Patches (P, C) of all images, each seeing those of its own window; ``cu_seqlens`` (W + 1,), on the host, is
+        where windows begin, and the positions are cosine and sine (P, D). The names of the arguments are
+        transformers'."""
         parts = self.qkv(hidden_states).unflatten(1, (3, self.num_heads, -1))
         q, k, v = parts.unbind(1)
         q, k = apply_rotary_pos_emb_vision(q, k, *position_embeddings)
-        out = self.kernel.attend(q, k, v, _windows(cu_seqlens))
+        out = self.kernel.attend(q, k, v, _windows(cu_seqlens, q.device))
         projected: Tensor = self.proj(out.flatten(1))
         return projected
 
@@ -157,13 +152,13 @@ _latest: list[tuple[Tensor, Segments]] = []
 """Of the starts of windows that were asked for last: transformers gives the same two tensors to all layers."""
 
 
-def _windows(starts: Tensor) -> Segments:
-    """Segments of windows that begin at ``starts`` (W + 1,); the same ones for the same tensor."""
+def _windows(starts: Tensor, device: torch.device) -> Segments:
+    """Segments on a device of windows that begin at ``starts`` (W + 1,); the same ones for the same tensor."""
     for known, segments in _latest:
         if known is starts:
             return segments
     lengths = starts.diff().tolist()
-    segments = Segments.of(lengths, lengths, False, starts.device)
+    segments = Segments.of(lengths, lengths, False, device)
     _latest[:] = [(starts, segments), *_latest[:1]]
     return segments
 

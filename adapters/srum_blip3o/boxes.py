@@ -8,32 +8,30 @@ from __future__ import annotations
 import ast
 import json
 import re
-import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from srum_plugins.boxes import EMPTY, MALFORMED, fitted, shown
 from srum_plugins.records import Box, Failure
 
-CAUSE = "malformed boxes"
 KEY = "bbox_2d"
-ROUNDING = 1e-6
-"""Of a pixel: a box that lies as little outside the image is not counted as one that was clamped."""
+LABEL = "label"
 
 _FENCE = re.compile(r"```[a-zA-Z]*\s*\n?(.*?)(?:```|\Z)", re.DOTALL)
-_SHOWN = 80
 
 
 @dataclass(frozen=True)
 class Read:
     """Boxes in pixels of the given image, and how much was mended to get them: ``sorted`` corners, ``clamped`` sides,
     ``dropped`` boxes that were empty or outside, answers ``cut off`` after their last whole box. ``notes`` say the same
-    of each box."""
+    of each box, and ``labels`` what it is called, empty where that is not said."""
 
     boxes: tuple[Box, ...]
     mended: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[tuple[str, ...], ...] = ()
+    labels: tuple[str, ...] = ()
 
 
 def where_question(phrase: str) -> str:
@@ -41,6 +39,14 @@ def where_question(phrase: str) -> str:
     return (
         f"Outline the position of each {phrase} and output all the coordinates in JSON format. "
         "If there is none, output an empty list: []."
+    )
+
+
+def where_all_question(phrases: Sequence[str]) -> str:
+    """Asks for the boxes of several phrases at once, in our own words after the vendor's form."""
+    return (
+        f"Outline the position of each of these: {'; '.join(phrases)}. Output all the coordinates in JSON format, each "
+        f'with one of these names as its "{LABEL}". If there is none of them, output an empty list: [].'
     )
 
 
@@ -68,20 +74,22 @@ def read_boxes(answer: str, seen: tuple[int, int], size: tuple[int, int]) -> Rea
         return items
     boxes: list[Box] = []
     notes: list[tuple[str, ...]] = []
+    labels: list[str] = []
     for item in items:
-        corners = item.get(KEY) if isinstance(item, dict) else None
-        if not (isinstance(corners, list | tuple) and len(corners) == 4 and all(map(_is_number, corners))):
-            return Failure(CAUSE, f"no {KEY} of four numbers: {_short(item)}")
-        own = Counter({"cut off": mended["cut off"]})
-        box = _fitted([float(corner) for corner in corners], seen, size, own)
-        if box is not None:
-            boxes.append(box)
-            notes.append(tuple(what for what, count in own.items() if count))
-        del own["cut off"]
-        mended += own
+        found = fitted(item.get(KEY) if isinstance(item, dict) else None, size, seen)
+        if isinstance(found, Failure):
+            if found.cause != EMPTY:
+                return Failure(MALFORMED, f"no {KEY} of four numbers: {shown(item)}")
+            mended["dropped"] += 1
+            continue
+        label = item.get(LABEL)
+        boxes.append(found.box)
+        notes.append((*(("cut off",) if mended["cut off"] else ()), *found.mended))
+        labels.append(label if isinstance(label, str) else "")
+        mended.update(found.mended)
     if items and not boxes:
-        return Failure(CAUSE, f"none of the {len(items)} boxes has an area within the image: {_short(answer)}")
-    return Read(tuple(boxes), {what: count for what, count in mended.items() if count}, tuple(notes))
+        return Failure(MALFORMED, f"none of the {len(items)} boxes has an area within the image: {shown(answer)}")
+    return Read(tuple(boxes), {what: count for what, count in mended.items() if count}, tuple(notes), tuple(labels))
 
 
 def _items(answer: str, mended: Counter[str]) -> list[Any] | Failure:
@@ -90,7 +98,7 @@ def _items(answer: str, mended: Counter[str]) -> list[Any] | Failure:
     said = fenced[1] if fenced else answer
     begin = min((place for place in (said.find("["), said.find("{")) if place >= 0), default=None)
     if begin is None:
-        return Failure(CAUSE, f"no JSON: {_short(answer)}")
+        return Failure(MALFORMED, f"no JSON: {shown(answer)}")
     said = said[begin:].strip()
     end = max(said.rfind("]"), said.rfind("}")) + 1
     found = _parsed(said[:end])
@@ -100,7 +108,7 @@ def _items(answer: str, mended: Counter[str]) -> list[Any] | Failure:
     if isinstance(found, dict):
         return [found]
     if not isinstance(found, list):
-        return Failure(CAUSE, f"no JSON that can be read: {_short(answer)}")
+        return Failure(MALFORMED, f"no JSON that can be read: {shown(answer)}")
     return found
 
 
@@ -114,26 +122,3 @@ def _parsed(text: str) -> Any:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return None
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
-
-
-def _fitted(corners: list[float], seen: tuple[int, int], size: tuple[int, int], mended: Counter[str]) -> Box | None:
-    """A box of the seen image as one within the given image; None if nothing of it is there."""
-    x0, x1 = sorted((corners[0], corners[2]))
-    y0, y1 = sorted((corners[1], corners[3]))
-    mended["sorted"] += [x0, y0, x1, y1] != corners
-    mapped = [side * size[axis % 2] / seen[axis % 2] for axis, side in enumerate((x0, y0, x1, y1))]
-    inside = [min(max(side, 0.0), float(size[axis % 2])) for axis, side in enumerate(mapped)]
-    if not (inside[0] < inside[2] and inside[1] < inside[3]):
-        mended["dropped"] += 1
-        return None
-    mended["clamped"] += any(abs(was - now) > ROUNDING for was, now in zip(mapped, inside, strict=True))
-    return Box(*inside)
-
-
-def _short(what: object) -> str:
-    text = what.strip() if isinstance(what, str) else str(what)
-    return repr(text[:_SHOWN])

@@ -33,6 +33,15 @@ SIZES = 6
 
 
 @dataclass(frozen=True)
+class DecoderConfig:
+    """What the diffusers classes of the three parts are made with."""
+
+    unet: Mapping[str, Any]
+    vae: Mapping[str, Any]
+    scheduler: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Schedule:
     """What one drawing needs of the scheduler: the time told to the UNet at each of N steps, N + 1 noise levels of
     which the last is 0, and the deviation of the noise to begin with."""
@@ -183,29 +192,50 @@ class PixelDecoder(nn.Module):
             raise ContractError(f"guidance must be a finite number, got {guidance}")
 
 
-def load_decoder(folder: Path, width: int, device: torch.device, dtype: torch.dtype) -> PixelDecoder:
-    """The frozen decoder of a ``diffusion-decoder`` folder with the subfolders ``unet``, ``vae`` and ``scheduler``
-    (blip3o.md 1.1), for features of ``width`` channels. Of a part's weights the bf16 variant is read if there is one.
-    In float16 the autoencoder stays in float32, since it overflows there (blip3o.md 4.3).
+def new_decoder(config: DecoderConfig) -> PixelDecoder:
+    """A frozen decoder with random weights, or with none on torch's ``meta`` device."""
+    decoder = PixelDecoder(UNet2DConditionModel(**config.unet), AutoencoderKL(**config.vae), config.scheduler)
+    return decoder.eval().requires_grad_(False)
+
+
+def read_decoder(folder: Path, width: int) -> DecoderConfig:
+    """The config of a ``diffusion-decoder`` folder with the subfolders ``unet``, ``vae`` and ``scheduler``
+    (blip3o.md 1.1), for features of ``width`` channels. No weights are read.
 
     Raises:
-        CheckpointError: a file is missing, damaged or pickled, a config asks for what this decoder does not do, or the
-            weights do not fit their config.
+        CheckpointError: a file is missing or damaged, or a config asks for what this decoder does not do.
     """
-    settings = read_config(folder / "scheduler" / "scheduler_config.json", EulerDiscreteScheduler)
-    scheduler = _built(folder / "scheduler", EulerDiscreteScheduler, settings)
-    unet, vae = (
-        _built(folder / name, kind, read_config(folder / name / "config.json", kind))
-        for name, kind in (("unet", UNet2DConditionModel), ("vae", AutoencoderKL))
+    config = DecoderConfig(
+        read_config(folder / "unet" / "config.json", UNet2DConditionModel),
+        read_config(folder / "vae" / "config.json", AutoencoderKL),
+        read_config(folder / "scheduler" / "scheduler_config.json", EulerDiscreteScheduler),
     )
+    unet = _built(folder / "unet", UNet2DConditionModel, config.unet)
+    vae = _built(folder / "vae", AutoencoderKL, config.vae)
+    scheduler = _built(folder / "scheduler", EulerDiscreteScheduler, config.scheduler)
     problems = config_problems(width, unet.config, vae.config, scheduler.config)
     if problems:
         raise CheckpointError(f"{folder} is no pixel decoder for features of {width} channels: {'; '.join(problems)}")
+    return config
+
+
+def load_decoder(folder: Path, width: int, device: torch.device, dtype: torch.dtype) -> PixelDecoder:
+    """The frozen decoder of such a folder. Of a part's weights the bf16 variant is read if there is one. In float16 the
+    autoencoder stays in float32, since it overflows there (blip3o.md 4.3).
+
+    Raises:
+        CheckpointError: as :func:`read_decoder`, or weights are missing, damaged or pickled, or do not fit their
+            config.
+    """
+    config = read_decoder(folder, width)
+    with torch.device("meta"):
+        decoder = new_decoder(config)
     unet_files, vae_files = weight_files(folder / "unet"), weight_files(folder / "vae")
-    load_weights(unet, unet_files, device, dtype)
-    load_weights(vae, vae_files, device, torch.float32 if dtype == torch.float16 else dtype, rename=current_name)
-    decoder = PixelDecoder(unet, vae, settings)
-    return decoder.eval().requires_grad_(False)
+    load_weights(decoder.unet, unet_files, device, dtype)
+    load_weights(
+        decoder.vae, vae_files, device, torch.float32 if dtype == torch.float16 else dtype, rename=current_name
+    )
+    return decoder
 
 
 def read_config(file: Path, kind: Any) -> dict[str, Any]:

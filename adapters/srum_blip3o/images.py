@@ -18,6 +18,9 @@ PREPROCESSOR = "preprocessor_config.json"
 PIXELS = (200704, 1605632)
 """The fewest and the most pixels of an image as it is seen, as in the original's evaluation (blip3o.md 5)."""
 MEAN, DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+"""Of red, green and blue in [0, 1]: those of CLIP, which Qwen2.5-VL's published ``preprocessor_config.json`` states and
+transformers' image processor of this model has by default. The original always takes the processor of Qwen's own
+repository (blip3o.md 5), so that a folder may hold none."""
 NARROWEST = 200
 """Of an image's sides, the most that one may have of the other (blip3o.md 5.1)."""
 ROUNDING = 1e-6
@@ -81,6 +84,12 @@ class Preparation:
         return width * self.patch, height * self.patch
 
 
+def vision_preparation(config: Qwen2_5_VLConfig, pixels: tuple[int, int]) -> Preparation:
+    """The preparation that fits a config; ``pixels`` are the fewest and the most of an image as it is seen."""
+    vision: Any = config.vision_config
+    return Preparation(vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size, pixels)
+
+
 def read_preparation(folder: Path, config: Qwen2_5_VLConfig, pixels: tuple[int, int]) -> Preparation:
     """The preparation that fits a config. A folder may hold no file of the image processor; one that it holds must say
     the same, but for the numbers of pixels, which ``pixels`` gives.
@@ -110,7 +119,7 @@ def read_preparation(folder: Path, config: Qwen2_5_VLConfig, pixels: tuple[int, 
                 wrong.append(f"{name} is {data[name]!r}, not {values}")
         if wrong:
             raise CheckpointError(f"{file} does not fit a BLIP3o: {'; '.join(wrong)}")
-    return Preparation(vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size, pixels)
+    return vision_preparation(config, pixels)
 
 
 def _near(values: object, wanted: Sequence[float]) -> bool:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Literal
+
+from srum_plugins.hub import file_identity, folder_identity
 
 Scope = Literal["prior", "prior+queries"]
 
@@ -19,18 +22,28 @@ class AdapterOptions:
 
     ``checkpoint`` is a folder, or a hub id with ``revision``, the commit that it is pinned to. ``tower`` is a
     safetensors file of the EVA tower, for checkpoints that hold none; only ``train.latents=encoded`` asks for it.
+    ``tokenizer`` is a folder with the tokenizer files of Qwen2.5-VL, for checkpoints without their own.
     ``answer_tokens`` bounds open answers.
     """
 
     checkpoint: str
     revision: str | None = None
     tower: str | None = None
+    tokenizer: str | None = None
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     answer_tokens: int = 512
 
     def __post_init__(self) -> None:
         if self.answer_tokens < 1:
             raise ValueError(f"answer_tokens must be at least 1, got {self.answer_tokens}")
+
+    @property
+    def identity(self) -> str:
+        """What tells these files from others, without reading weights."""
+        parts = [folder_identity(self.checkpoint, self.revision)]
+        parts += [folder_identity(self.tokenizer, None)] if self.tokenizer else []
+        parts += [file_identity(Path(self.tower).expanduser())] if self.tower else []
+        return " ".join(parts)
 
 
 @dataclass(frozen=True)
@@ -63,7 +76,8 @@ class Training:
     ``scope`` is the prior, or also the queries that read the prompt (``prior+queries``); without them a prompt is read
     once for the whole training. With ``lora_rank`` above 0 the weights stay, and low-rank adapters of that rank beside
     the prior's layers, scaled by ``lora_alpha`` / ``lora_rank``, are trained in float32. With ``checkpointing`` each
-    layer of the prior holds its input alone for the backward pass, and computes the rest a second time.
+    layer of the prior, and of the language model where gradients go through it, holds its input alone for the backward
+    pass, and computes the rest a second time.
     """
 
     scope: Scope = "prior"

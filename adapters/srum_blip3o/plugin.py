@@ -8,7 +8,6 @@ from srum_blip3o.options import AdapterOptions, Sampling, Training
 from srum_plugins.attention.contract import Attention, Heads
 from srum_plugins.contracts import Capability
 from srum_plugins.hookspecs import hookimpl
-from srum_plugins.hub import folder_identity
 from srum_plugins.providers import Provider
 
 
@@ -27,7 +26,9 @@ def srum_model_adapters() -> list[Provider]:
             capabilities=frozenset(Capability) - {Capability.THINK},
             modules=("accelerate", "huggingface_hub"),
             extra="pip install 'srum-plugins[blip3o]'",
-            identity=lambda options: folder_identity(options.checkpoint, options.revision),
+            identity=lambda options: options.identity,
+            weightless=_weightless,
+            cannot_encode=_cannot_encode,
             heads=_heads,
         )
     ]
@@ -43,3 +44,15 @@ def _heads(options: AdapterOptions) -> tuple[Heads, ...]:
     from srum_blip3o.released import heads
 
     return heads(options)
+
+
+def _cannot_encode(options: AdapterOptions) -> str:
+    from srum_blip3o.released import cannot_encode
+
+    return cannot_encode(options)
+
+
+def _weightless(options: AdapterOptions) -> Any:
+    from srum_blip3o.released import without_weights
+
+    return without_weights(options)

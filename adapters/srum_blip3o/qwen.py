@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.vision_utils import get_vision_position_ids
 
 from srum_blip3o.attention import use_kernel
 from srum_blip3o.condition import condition
 from srum_blip3o.images import PIXELS, Preparation, read_preparation
 from srum_blip3o.loading import load_model
-from srum_blip3o.qwen_config import CONFIG, Extras, language_config, read_extras
+from srum_blip3o.qwen_config import CONFIG, language_config
 from srum_blip3o.tokenizer import Tokenizer
 from srum_plugins.attention.contract import Attention
 from srum_plugins.errors import CheckpointError
@@ -27,7 +28,6 @@ class Qwen:
     model: Any
     tokenizer: Tokenizer
     preparation: Preparation
-    extras: Extras
 
     @property
     def language(self) -> Any:
@@ -47,10 +47,10 @@ class Qwen:
         device: torch.device = self.language.embed_tokens.weight.device
         return device
 
-    def condition(self, texts: Sequence[str], queries: Tensor) -> Tensor:
+    def condition(self, texts: Sequence[str], queries: Tensor, checkpointing: bool = False) -> Tensor:
         """Conditions (B, Q, H) of captions, read by queries (1, Q, H) in the chat that asks for an image. See
         :func:`srum_blip3o.condition.condition`."""
-        return condition(self.language, [self.tokenizer.drawing(text) for text in texts], queries)
+        return condition(self.language, [self.tokenizer.drawing(text) for text in texts], queries, checkpointing)
 
     def bare_condition(self, texts: Sequence[str], queries: Tensor) -> Tensor:
         """The same of texts without a chat: that of one space is what the pixel decoder is guided away from
@@ -59,12 +59,14 @@ class Qwen:
 
     @torch.no_grad()
     def see(self, pixels: Tensor, grids: Tensor) -> list[Tensor]:
-        """Image tokens (N, H) of each prepared image: see :class:`srum_blip3o.images.Prepared`."""
+        """Image tokens (N, H) of each prepared image: see :class:`srum_blip3o.images.Prepared`. Both are taken from the
+        host."""
         visual = self.model.model.visual
-        weight = visual.patch_embed.proj.weight
-        grids = grids.to(weight.device)
-        seen = visual(pixels.to(weight.device, weight.dtype), grid_thw=grids).pooler_output
-        counts = (grids.prod(dim=1) // visual.spatial_merge_size**2).tolist()
+        weight, merge = visual.patch_embed.proj.weight, visual.spatial_merge_size
+        # The tower lays out its windows by the grids' values, which would be read back from the device image by image.
+        places = get_vision_position_ids(grids, merge).to(weight.device)
+        seen = visual(pixels.to(weight.device, weight.dtype), grid_thw=grids, position_ids=places).pooler_output
+        counts = (grids.prod(dim=1) // merge**2).tolist()
         return list(seen.split(counts))
 
 
@@ -74,15 +76,17 @@ def load_qwen(
     dtype: torch.dtype,
     pixels: tuple[int, int] = PIXELS,
     kernel: Attention | None = None,
+    tokenizer_folder: Path | None = None,
 ) -> Qwen:
     """The Qwen2.5-VL of a checkpoint folder, frozen. ``pixels`` are the fewest and the most of an image as it is seen;
-    ``kernel`` computes all attention, transformers' own choice if there is none.
+    ``kernel`` computes all attention, transformers' own choice if there is none. ``tokenizer_folder`` is where
+    Qwen2.5-VL's own tokenizer is, for a checkpoint without one.
 
     Raises:
         CheckpointError: a file is missing or damaged, or does not fit the others.
     """
     config: Any = language_config(folder)
-    tokenizer = Tokenizer(folder)
+    tokenizer = Tokenizer(tokenizer_folder or folder, config.text_config.vocab_size if tokenizer_folder else None)
     special = tokenizer.special
     if max(vars(special).values()) >= config.text_config.vocab_size:
         raise CheckpointError(
@@ -93,8 +97,8 @@ def load_qwen(
         raise CheckpointError(
             f"{folder}: {CONFIG} has image_token_id {config.image_token_id}, and the tokenizer {special.image}"
         )
-    extras, preparation = read_extras(folder), read_preparation(folder, config, pixels)
+    preparation = read_preparation(folder, config, pixels)
     model = load_model(folder, config, device, dtype)
     if kernel is not None:
         use_kernel(model, kernel)
-    return Qwen(model, tokenizer, preparation, extras)
+    return Qwen(model, tokenizer, preparation)

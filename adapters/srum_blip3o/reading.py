@@ -16,12 +16,12 @@ from srum_blip3o.qwen import Qwen
 @dataclass(frozen=True)
 class Context:
     """What rows have read. ``cache`` holds keys and values of (B, L) columns, ``mask`` (B, L) says which of them are no
-    padding, and ``places`` (B,) are the positions of what comes next: an image has as many as its longer side has
-    tokens. :func:`step` goes on in the same cache, so that a context can be stepped from once."""
+    padding, None that there is none, and ``places`` (B,) are the positions of what comes next: an image has as many as
+    its longer side has tokens. :func:`step` goes on in the same cache, so that a context can be stepped from once."""
 
     cache: Any
-    mask: Tensor
-    places: Tensor
+    mask: Tensor | None
+    places: tuple[int, ...]
 
 
 def image_positions(start: int, height: int, width: int) -> Tensor:
@@ -32,14 +32,15 @@ def image_positions(start: int, height: int, width: int) -> Tensor:
 
 
 def read_images(qwen: Qwen, seen: Sequence[Tensor], grids: Tensor) -> Context:
-    """One row an image, of tokens (N, H) and grid (3,) of patches: the chat up to the image and the image."""
+    """One row an image, of tokens (N, H) and grid (3,) of patches, on the host: the chat up to the image and the
+    image."""
     merge, rows, positions, places = qwen.preparation.merge, [], [], []
     for tokens, grid in zip(seen, grids.tolist(), strict=True):
         height, width = grid[1] // merge, grid[2] // merge
         ids = torch.tensor(qwen.tokenizer.seeing(len(tokens)), device=qwen.device)
         row = qwen.language.embed_tokens(ids)
-        row[ids == qwen.tokenizer.special.image] = tokens.to(row)
         start = len(ids) - len(tokens) - 1  # one token closes the image
+        row[start:-1] = tokens.to(row)
         after = start + max(height, width)
         closing = torch.full((3, 1), after)
         text = torch.arange(start).expand(3, -1)
@@ -47,6 +48,13 @@ def read_images(qwen: Qwen, seen: Sequence[Tensor], grids: Tensor) -> Context:
         positions.append(torch.cat([text, image_positions(start, height, width), closing], dim=1))
         places.append(after + 1)
     return _read(qwen, DynamicCache(), None, rows, positions, places)[0]
+
+
+def read_opening(qwen: Qwen) -> Context:
+    """One row: what every chat begins with, for questions without an image."""
+    ids = torch.tensor(qwen.tokenizer.opening(), device=qwen.device)
+    positions = torch.arange(len(ids)).expand(3, -1)
+    return _read(qwen, DynamicCache(), None, [qwen.language.embed_tokens(ids)], [positions], [len(ids)])[0]
 
 
 def read_texts(
@@ -58,24 +66,28 @@ def read_texts(
     cache = DynamicCache()
     for number, layer in enumerate(context.cache.layers):
         cache.update(layer.keys.index_select(0, chosen), layer.values.index_select(0, chosen), number)
-    starts = context.places.index_select(0, chosen).tolist()
+    starts = [context.places[parent] for parent in parents]
     rows = [qwen.language.embed_tokens(torch.tensor(list(ids), device=qwen.device)) for ids in texts]
     positions = [torch.arange(start, start + len(ids)).expand(3, -1) for start, ids in zip(starts, texts, strict=True)]
     places = [start + len(ids) for start, ids in zip(starts, texts, strict=True)]
-    return _read(qwen, cache, context.mask.index_select(0, chosen), rows, positions, places)
+    mask = None if context.mask is None else context.mask.index_select(0, chosen)
+    return _read(qwen, cache, mask, rows, positions, places)
 
 
 def step(qwen: Qwen, context: Context, ids: Tensor) -> tuple[Context, Tensor]:
     """One token (B,) more for each row; logits (B, V) of the next, float32."""
-    mask = torch.cat([context.mask, torch.ones_like(context.mask[:, :1])], dim=1)
+    mask = context.mask
+    if mask is not None:
+        mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
     hidden = qwen.language(
         inputs_embeds=qwen.language.embed_tokens(ids)[:, None],
         attention_mask=mask,
-        position_ids=context.places[None, :, None].expand(3, -1, -1),
+        position_ids=torch.tensor(context.places, device=ids.device)[None, :, None].expand(3, -1, -1),
         past_key_values=context.cache,
         use_cache=True,
     ).last_hidden_state
-    return Context(context.cache, mask, context.places + 1), logits(qwen, hidden[:, 0])
+    places = tuple(place + 1 for place in context.places)
+    return Context(context.cache, mask, places), logits(qwen, hidden[:, 0])
 
 
 def logits(qwen: Qwen, hidden: Tensor) -> Tensor:
@@ -99,12 +111,8 @@ def _read(
     places: Sequence[int],
 ) -> tuple[Context, Tensor]:
     """Embedded rows (L, H) at positions (3, L) read in one forward, after what the cache holds."""
-    # Padding comes last, behind every token of its row, so that no row of the mask is empty.
     embeddings = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
-    mask = torch.nn.utils.rnn.pad_sequence([torch.ones(len(row), dtype=torch.long) for row in rows], batch_first=True)
-    mask = mask.to(qwen.device)
-    if before is not None:
-        mask = torch.cat([before, mask], dim=1)
+    mask = _mask(qwen, cache.get_seq_length(), before, [len(row) for row in rows])
     padded = torch.nn.utils.rnn.pad_sequence([one.T for one in positions], batch_first=True)
     hidden = qwen.language(
         inputs_embeds=embeddings,
@@ -113,4 +121,16 @@ def _read(
         past_key_values=cache,
         use_cache=True,
     ).last_hidden_state
-    return Context(cache, mask, torch.tensor(list(places), device=qwen.device)), hidden
+    return Context(cache, mask, tuple(places)), hidden
+
+
+def _mask(qwen: Qwen, known: int, before: Tensor | None, lengths: Sequence[int]) -> Tensor | None:
+    """Which columns are no padding: those of ``before``, (B, known) or None for all, and then rows of so many tokens.
+    None where there is no padding at all."""
+    if before is None and min(lengths) == max(lengths):
+        return None
+    # Padding comes last, behind every token of its row, so that no row of the mask is empty.
+    own = torch.nn.utils.rnn.pad_sequence(
+        [torch.ones(length, dtype=torch.long) for length in lengths], batch_first=True
+    ).to(qwen.device)
+    return torch.cat([own.new_ones(len(lengths), known) if before is None else before, own], dim=1)

@@ -2,85 +2,146 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
+import transformers
 from safetensors import safe_open
 from torch import Tensor
 
-from srum_blip3o.adapter import Blip3oAdapter
-from srum_blip3o.attention import attention_heads
-from srum_blip3o.conditions import Conditions
-from srum_blip3o.decoder import load_decoder
-from srum_blip3o.eva import EvaTower, find_tower
+from srum_blip3o.adapter import NO_TOWER, Blip3oAdapter
+from srum_blip3o.conditions import Conditions, cache_folder
+from srum_blip3o.decoder import load_decoder, read_decoder
+from srum_blip3o.eva import StoredTower, find_tower
+from srum_blip3o.memory import weightless
+from srum_blip3o.networks import Dimensions
 from srum_blip3o.options import AdapterOptions
 from srum_blip3o.prior import Prior, PriorConfig
 from srum_blip3o.prior_weights import DIT, QUERIES, load_prior, own_name, released_name
-from srum_blip3o.qwen import load_qwen
-from srum_blip3o.qwen_config import Extras
+from srum_blip3o.qwen import Qwen, load_qwen
+from srum_blip3o.qwen_config import Extras, language_config, read_extras
 from srum_plugins.attention.contract import Attention, Heads
-from srum_plugins.errors import CheckpointError
-from srum_plugins.hub import folder_identity, local_folder
+from srum_plugins.contracts import Weightless
+from srum_plugins.errors import CheckpointError, ConfigError
+from srum_plugins.hub import local_folder
+from srum_plugins.qwen_tokenizer import FILES, holds_tokenizer
 from srum_plugins.weights import Shapes, save_weights, shapes, weight_files
 
 DECODER = "diffusion-decoder"
-CACHE = "SRUM_CACHE"
-"""The environment variable that names a folder for what may be kept for other runs."""
 TOWER = "model.gen_vision_tower."
 PATCHES = 32
 """Of the tower, along one side (blip3o.md 2.2)."""
 
 
+@dataclass(frozen=True)
+class Release:
+    """A checkpoint folder of which only the small files and the headers were read: its parts fit one another.
+    ``files`` hold the weights of all but the pixel decoder; ``tower`` None is a checkpoint without one. ``tokenizer``
+    is the folder of Qwen2.5-VL's, None if the checkpoint has its own."""
+
+    folder: Path
+    files: tuple[Path, ...]
+    dimensions: Dimensions
+    tower: StoredTower | None
+    tokenizer: Path | None
+
+
+def read_release(options: AdapterOptions, folder: Path) -> Release:
+    """What a folder holds.
+
+    Raises:
+        CheckpointError: it holds no BLIP3o, or one whose parts do not fit one another.
+        ConfigError: ``tokenizer`` is given for a checkpoint that has its own.
+    """
+    files = weight_files(folder, "model")
+    stored = shapes(files)
+    language, prior = language_config(folder), prior_config(stored, folder)
+    width = language.text_config.hidden_size
+    if width != prior.condition:
+        raise CheckpointError(
+            f"{folder}: the prior is conditioned on {prior.condition} numbers, and the language model has {width}"
+        )
+    _refuse_disagreement(read_extras(folder), prior, folder)
+    decoder, tower = read_decoder(folder / DECODER, prior.channels), _tower(options, files, stored)
+    if tower is not None and (tower.config.width != prior.channels or tower.config.side % prior.grid):
+        raise CheckpointError(
+            f"the EVA tower of {options.tower or folder} gives {tower.config.width} channels on {tower.config.side} "
+            f"patches a side, and the prior takes {prior.channels} on {prior.grid}"
+        )
+    dimensions = Dimensions(language, prior, decoder, None if tower is None else tower.config)
+    return Release(folder, files, dimensions, tower, _tokenizer(options, folder))
+
+
 def build(options: AdapterOptions, device: str, attention: Attention | None = None) -> Blip3oAdapter:
-    """Load the checkpoint.
+    """Load the checkpoint. What its small files and headers tell is checked before any weight is read.
 
     Raises:
         CheckpointError: the folder holds no BLIP3o, or a damaged one.
-        ConfigError: ``checkpoint`` is no place.
+        ConfigError: ``checkpoint`` is no place, or ``tokenizer`` is not needed.
     """
-    folder, place, dtype = local_folder(options.checkpoint, options.revision), torch.device(device), options.dtype
-    kind = getattr(torch, dtype)
-    files = weight_files(folder, "model")
-    stored = shapes(files)
-    config = prior_config(stored, folder)
-    qwen = load_qwen(folder, place, kind, kernel=attention)
-    if qwen.width != config.condition:
-        raise CheckpointError(
-            f"{folder}: the prior is conditioned on {config.condition} numbers, and the language model has {qwen.width}"
-        )
-    _refuse_disagreement(qwen.extras, config, folder)
+    release = read_release(options, local_folder(options.checkpoint, options.revision))
+    folder, place, dtype = release.folder, torch.device(device), getattr(torch, options.dtype)
+    qwen = load_qwen(folder, place, dtype, kernel=attention, tokenizer_folder=release.tokenizer)
+    config = release.dimensions.prior
     with torch.device("meta"):
         prior = Prior(config, attention)
-    load_prior(prior, files, place, kind)
-    decoder = load_decoder(folder / DECODER, config.channels, place, kind)
-    kernel = type(attention).__name__
-    identity = f"{folder_identity(options.checkpoint, options.revision)} {dtype} {place.type} {kernel}"
-    keep = os.environ.get(CACHE)
+    load_prior(prior, release.files, place, dtype)
+    decoder = load_decoder(folder / DECODER, config.channels, place, dtype)
     return Blip3oAdapter(
         qwen,
         prior.eval(),
         decoder,
-        Conditions(qwen.condition, identity, Path(keep).expanduser() if keep else None),
-        _tower(options, files, stored, place, kind),
+        Conditions(qwen.condition, conditions_identity(options, qwen, attention), cache_folder()),
+        None if release.tower is None else partial(release.tower.load, place, dtype),
         partial(write_release, folder),
         options.answer_tokens,
     )
 
 
-def heads(options: AdapterOptions) -> tuple[Heads, ...]:
-    """The heads of every attention: of the language model, of its eyes, and of the prior.
+def cannot_encode(options: AdapterOptions) -> str:
+    """Why images could not be encoded, and what to do; empty if they can. The headers tell.
 
     Raises:
-        CheckpointError: the folder holds no BLIP3o.
+        CheckpointError: as :func:`read_release`.
+        ConfigError: ``checkpoint`` is no place.
     """
-    folder = local_folder(options.checkpoint, options.revision)
-    prior = prior_config(shapes(weight_files(folder, "model")), folder)
-    own = Heads(prior.heads, prior.heads, prior.channels // prior.heads, options.dtype)
-    return (*attention_heads(folder, options.dtype), own)
+    release = read_release(options, local_folder(options.checkpoint, options.revision))
+    return NO_TOWER if release.tower is None else ""
+
+
+def conditions_identity(options: AdapterOptions, qwen: Qwen, attention: Attention | None) -> str:
+    """What conditions depend on beside prompt and queries: the checkpoint, the chat that a prompt is put into, and what
+    they are computed with, which decides their last bits."""
+    kernel, device = type(attention), qwen.device
+    card = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    parts = (options.identity, qwen.tokenizer.drawing(""), options.dtype, card)
+    versions = (f"{kernel.__module__}.{kernel.__qualname__}", torch.__version__, transformers.__version__)
+    return repr((*parts, *versions))
+
+
+def without_weights(options: AdapterOptions) -> Weightless:
+    """The same model without memory; nothing but small files and headers is read, and nothing is downloaded.
+
+    Raises:
+        CheckpointError: as :func:`read_release`, or the checkpoint is not on this machine.
+        ConfigError: ``checkpoint`` is no place.
+    """
+    release = read_release(options, local_folder(options.checkpoint, options.revision, download=False))
+    return weightless(release.dimensions, getattr(torch, options.dtype), options.answer_tokens)
+
+
+def heads(options: AdapterOptions) -> tuple[Heads, ...]:
+    """See :meth:`Dimensions.heads`.
+
+    Raises:
+        CheckpointError: as :func:`build`.
+    """
+    release = read_release(options, local_folder(options.checkpoint, options.revision))
+    return release.dimensions.heads(options.dtype)
 
 
 def prior_config(stored: Shapes, folder: Path) -> PriorConfig:
@@ -106,17 +167,27 @@ def prior_config(stored: Shapes, folder: Path) -> PriorConfig:
     )
 
 
-def _tower(
-    options: AdapterOptions, files: Sequence[Path], stored: Shapes, device: torch.device, dtype: torch.dtype
-) -> Callable[[], EvaTower] | None:
-    """What loads the EVA tower, of its own file, or of the checkpoint if that holds one. That it fits is known now."""
+def _tower(options: AdapterOptions, files: Sequence[Path], stored: Shapes) -> StoredTower | None:
+    """The EVA tower, of its own file, or of the checkpoint if that holds one."""
     if options.tower is not None:
-        found = find_tower([Path(options.tower).expanduser()])
-    elif any(name.startswith(TOWER) for name in stored):
-        found = find_tower(files)
-    else:
+        return find_tower([Path(options.tower).expanduser()])
+    return find_tower(files) if any(name.startswith(TOWER) for name in stored) else None
+
+
+def _tokenizer(options: AdapterOptions, folder: Path) -> Path | None:
+    """Where Qwen2.5-VL's own tokenizer is; None if the checkpoint has one."""
+    if holds_tokenizer(folder):
+        if options.tokenizer is not None:
+            raise ConfigError(
+                f"adapter.tokenizer is for checkpoints without tokenizer files; {folder} has them: leave it out"
+            )
         return None
-    return partial(found.load, device, dtype)
+    if options.tokenizer is None:
+        raise CheckpointError(
+            f"{folder} holds no tokenizer, neither {FILES[0]} nor {FILES[1]} with merges.txt: give adapter.tokenizer, "
+            "a folder with the tokenizer files of Qwen2.5-VL, such as those of Qwen/Qwen2.5-VL-7B-Instruct"
+        )
+    return Path(options.tokenizer).expanduser()
 
 
 def _refuse_disagreement(extras: Extras, config: PriorConfig, folder: Path) -> None:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from srum_blip3o.boxes import about, read_boxes, where_question
+from srum_blip3o.boxes import about, read_boxes, where_all_question, where_question
 from srum_blip3o.qwen import Qwen
-from srum_blip3o.reading import Context, last, logits, read_images, read_texts, step
+from srum_blip3o.reading import Context, last, logits, read_images, read_opening, read_texts, step
+from srum_plugins.boxes import labelled
 from srum_plugins.contracts import GREEDY, Answer, Decoding, Question
 from srum_plugins.decoding import likeliest, sampled, write
 from srum_plugins.errors import ContractError
-from srum_plugins.records import Failure, Region
+from srum_plugins.records import Box, Failure, Region
+
+Found = TypeVar("Found")
 
 ANSWER_TOKENS = 512
 """After which an open answer is cut off, where nobody asks for another budget."""
@@ -23,9 +28,24 @@ ROWS_PER_CALL = 16
 """Images, questions or choices that are read in one forward, if it is not told otherwise."""
 
 
+Labelled = Callable[[str, Box, tuple[str, ...]], Region | Failure]
+"""Makes a region of a label, a box and what was mended of it."""
+
+
+def _called(phrase: str) -> Labelled:
+    """Every box is of the phrase that was asked for alone, however it is labelled."""
+    return lambda label, box, mended: Region(box, phrase, mended=mended)
+
+
+def _one_of(phrases: Sequence[str]) -> Labelled:
+    """A box is of the phrase that its label stands for."""
+    return lambda label, box, mended: labelled(label, phrases, box, mended)
+
+
 @dataclass(frozen=True)
 class _Asked:
-    """A question as ids, its place among all, the row of its image, and the (width, height) that it is seen in."""
+    """A question as ids, its place among all, the row of the context that it follows, and the (width, height) that its
+    image is seen in: (0, 0) without one."""
 
     index: int
     parent: int
@@ -59,13 +79,14 @@ class Understanding:
 
     def _answered(self, questions: Sequence[Question], decoding: Decoding) -> list[_Answered]:
         limit = decoding.max_tokens or self.answer_tokens
-        done: dict[int, _Answered] = {}
-        for read, asked in self._asked(questions, limit):
+
+        def answered(read: Context, asked: Sequence[_Asked]) -> list[_Answered]:
             context, first = self._questions(read, asked)
             chosen = [questions[one.index] for one in asked]
             answers = self._continued(context, first, chosen, decoding, limit)
-            done |= {one.index: _Answered(answer, one.seen) for one, answer in zip(asked, answers, strict=True)}
-        return [done[index] for index in range(len(questions))]
+            return [_Answered(answer, one.seen) for one, answer in zip(asked, answers, strict=True)]
+
+        return self._found(questions, limit, answered)
 
     @torch.no_grad()
     def choice_logprobs(self, questions: Sequence[Question]) -> list[tuple[float, ...]]:
@@ -81,18 +102,18 @@ class Understanding:
             if not ids or not all(ids):
                 raise ContractError(f"{question.text!r} needs choices, none of them empty; got {question.choices}")
         longest = max((len(ids) for wanted in choices for ids in wanted), default=0)
-        done: dict[int, tuple[float, ...]] = {}
-        for read, asked in self._asked(questions, longest):
+
+        def scored(read: Context, asked: Sequence[_Asked]) -> list[tuple[float, ...]]:
             context, first = self._questions(read, asked)
             branches = [(row, ids) for row, one in enumerate(asked) for ids in choices[one.index]]
             sums: list[Tensor] = []
             for start in range(0, len(branches), self.rows_per_call):
                 sums += self._scored(context, first, branches[start : start + self.rows_per_call])
             scores = iter(sums)
-            for one in asked:
-                own = torch.stack([next(scores) for _ in choices[one.index]])
-                done[one.index] = tuple(torch.log_softmax(own, dim=0).tolist())
-        return [done[index] for index in range(len(questions))]
+            own = [torch.stack([next(scores) for _ in choices[one.index]]) for one in asked]
+            return [tuple(torch.log_softmax(one, dim=0).tolist()) for one in own]
+
+        return self._found(questions, longest, scored)
 
     @torch.no_grad()
     def locate(self, images: Sequence[Image.Image], phrases: Sequence[Sequence[str]]) -> list[list[Region | Failure]]:
@@ -111,11 +132,27 @@ class Understanding:
         for image, wanted in zip(images, phrases, strict=True):
             found: list[Region | Failure] = []
             for phrase in wanted:
-                found += self._regions(next(answers), image.size, phrase)
+                found += self._regions(next(answers), image.size, _called(phrase))
             located.append(found)
         return located
 
-    def _regions(self, answered: _Answered, size: tuple[int, int], phrase: str) -> Sequence[Region | Failure]:
+    @torch.no_grad()
+    def locate_all(
+        self, images: Sequence[Image.Image], phrases: Sequence[Sequence[str]]
+    ) -> list[list[Region | Failure]]:
+        """See :meth:`srum_plugins.contracts.ModelAdapter.locate_all`; as :meth:`locate`, ``score`` is left open.
+
+        Raises:
+            ContractError: see :meth:`answer`.
+        """
+        pairs = list(zip(images, phrases, strict=True))
+        questions = [Question(image, where_all_question(wanted)) for image, wanted in pairs if wanted]
+        answers = iter(self._answered(questions, GREEDY))
+        return [
+            list(self._regions(next(answers), image.size, _one_of(wanted))) if wanted else [] for image, wanted in pairs
+        ]
+
+    def _regions(self, answered: _Answered, size: tuple[int, int], region: Labelled) -> Sequence[Region | Failure]:
         """The regions of an answer that is whole: one that was cut off may lack some."""
         text = answered.answer.text
         if answered.answer.truncated:
@@ -124,39 +161,74 @@ class Understanding:
         if isinstance(read, Failure):
             return [read]
         lost = [Failure("empty box", f"without area in the image: {text[:80]!r}")] * read.mended.get("dropped", 0)
-        kept = zip(read.boxes, read.notes, strict=True)
-        return [*(Region(box, phrase, mended=note) for box, note in kept), *lost]
+        kept = zip(read.labels, read.boxes, read.notes, strict=True)
+        return [*(region(*one) for one in kept), *lost]
 
-    def _asked(self, questions: Sequence[Question], room: int) -> Iterator[tuple[Context, list[_Asked]]]:
-        """Questions, so many at a time, with the context of their images, which leaves ``room`` tokens to answer."""
-        groups: dict[int, list[int]] = {}
+    def _found(
+        self, questions: Sequence[Question], room: int, work: Callable[[Context, Sequence[_Asked]], Sequence[Found]]
+    ) -> list[Found]:
+        """What ``work`` finds of questions after the context of their images, which leaves ``room`` tokens to answer;
+        images and questions are taken so many at a time, and those without an image after all others."""
+        groups: dict[int, tuple[Image.Image, list[int]]] = {}
+        alone: list[int] = []
         for index, question in enumerate(questions):
-            groups.setdefault(id(question.image), []).append(index)
-        members = list(groups.values())
+            if question.image is None:
+                alone.append(index)
+            else:
+                groups.setdefault(id(question.image), (question.image, []))[1].append(index)
+        members, done = list(groups.values()), dict[int, Found]()
         for start in range(0, len(members), self.rows_per_call):
             part = members[start : start + self.rows_per_call]
-            images = [questions[own[0]].image for own in part]
-            prepared = self.qwen.preparation.prepare(images)
-            read = read_images(self.qwen, self.qwen.see(prepared.patches, prepared.grids), prepared.grids)
-            asked = []
-            for row, own in enumerate(part):
-                seen = self.qwen.preparation.seen_size(prepared.grids[row])
-                for index in own:
-                    question = questions[index]
-                    text = about(question.text, question.box, seen, question.image.size)
-                    asked.append(_Asked(index, row, self.qwen.tokenizer.asking(text), seen))
-            self._refuse_long(read, asked, questions, room)
-            for first in range(0, len(asked), self.rows_per_call):
-                yield read, asked[first : first + self.rows_per_call]
+            done |= self._found_of(partial(self._about_images, questions, part), questions, room, work)
+        if alone:
+            done |= self._found_of(partial(self._about_nothing, questions, alone), questions, room, work)
+        return [done[index] for index in range(len(questions))]
+
+    def _found_of(
+        self,
+        reading: Callable[[], tuple[Context, list[_Asked]]],
+        questions: Sequence[Question],
+        room: int,
+        work: Callable[[Context, Sequence[_Asked]], Sequence[Found]],
+    ) -> dict[int, Found]:
+        """By its place, what ``work`` finds of each question about a few images. The context of the images, gigabytes
+        for large ones, is gone when it returns: that of the next ones is never held beside it."""
+        read, asked = reading()
+        self._refuse_long(read, asked, questions, room)
+        done: dict[int, Found] = {}
+        for first in range(0, len(asked), self.rows_per_call):
+            part = asked[first : first + self.rows_per_call]
+            done |= zip((one.index for one in part), work(read, part), strict=True)
+        return done
+
+    def _about_images(
+        self, questions: Sequence[Question], members: Sequence[tuple[Image.Image, list[int]]]
+    ) -> tuple[Context, list[_Asked]]:
+        """Images, each with the places of its questions."""
+        prepared = self.qwen.preparation.prepare([image for image, _ in members])
+        read = read_images(self.qwen, self.qwen.see(prepared.patches, prepared.grids), prepared.grids)
+        asked = []
+        for row, (image, own) in enumerate(members):
+            seen = self.qwen.preparation.seen_size(prepared.grids[row])
+            for index in own:
+                text = about(questions[index].text, questions[index].box, seen, image.size)
+                asked.append(_Asked(index, row, self.qwen.tokenizer.asking(text), seen))
+        return read, asked
+
+    def _about_nothing(self, questions: Sequence[Question], members: Sequence[int]) -> tuple[Context, list[_Asked]]:
+        """Questions whose text alone answers them."""
+        asking = self.qwen.tokenizer.asking_alone
+        return read_opening(self.qwen), [_Asked(index, 0, asking(questions[index].text), (0, 0)) for index in members]
 
     def _refuse_long(self, read: Context, asked: Sequence[_Asked], questions: Sequence[Question], room: int) -> None:
-        places, positions = read.places.tolist(), self.qwen.language.config.max_position_embeddings
+        positions = self.qwen.language.config.max_position_embeddings
         for one in asked:
-            used = places[one.parent] + len(one.ids) + room
+            used = read.places[one.parent] + len(one.ids) + room
             if used > positions:
                 raise ContractError(
-                    f"the question {questions[one.index].text[:80]!r} with its image and an answer of {room} tokens "
-                    f"takes {used} positions of the model's {positions}: shorten it, or give the answer fewer tokens"
+                    f"the question {questions[one.index].text[:80]!r} with its image, if it has one, and an answer of "
+                    f"{room} tokens takes {used} positions of the model's {positions}: shorten it, or give the answer "
+                    "fewer tokens"
                 )
 
     def _questions(self, read: Context, asked: Sequence[_Asked]) -> tuple[Context, Tensor]:
@@ -183,7 +255,7 @@ class Understanding:
         choose = sampled(decoding, seeds) if decoding.temperature else likeliest
         ends = (tokenizer.special.end, tokenizer.special.pad)
         written = write(first, following, ends, limit, choose, stopped if decoding.stop else None)
-        return [Answer(decoding.cut(tokenizer.decode(one.ids)), one.truncated) for one in written]
+        return [Answer(decoding.cut(tokenizer.decode(one.ids)), one.truncated, len(one.ids)) for one in written]
 
     def _scored(self, context: Context, first: Tensor, branches: Sequence[tuple[int, list[int]]]) -> list[Tensor]:
         """The log-probability of each (row of the context, ids of an answer), its end included."""

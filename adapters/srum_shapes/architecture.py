@@ -43,7 +43,7 @@ def bagel_config(scale: float = 1.0, shift: float = 0.0) -> BagelConfig:
             num_hidden_layers=5,
             num_attention_heads=4,
             num_key_value_heads=2,
-            max_position_embeddings=128,
+            max_position_embeddings=512,
             rope_theta=1e4,
         ),
         vit=VisionConfig(

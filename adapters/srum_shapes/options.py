@@ -50,8 +50,9 @@ class Phase:
     """What each step of a pretraining sees up to step ``until``.
 
     ``images`` pictures are asked about: for their ``inventory`` if wished, ``relations`` times about a relation where
-    they have one, and about anything else up to ``questions``. Without any, the understanding half rests: it neither
-    changes nor costs a backward pass. Of ``captions`` captioned pictures a share ``layouts`` is captioned by its
+    they have one, and about anything else up to ``questions``; ``lessons`` more scenes are what judges' and grounders'
+    instructions are about. Without any images, the understanding half rests: it neither changes nor costs a backward
+    pass. Of ``captions`` captioned pictures a share ``layouts`` is captioned by its
     inventory, always right; of the others a share ``noise`` is corrupted. ``aside`` captions are computed beside the
     questions, by the thread that would have less to do.
     """
@@ -62,6 +63,7 @@ class Phase:
     questions: int = 0
     inventory: bool = True
     relations: int = 0
+    lessons: int = 0
     layouts: float = 0.0
     noise: float = 0.0
     aside: int = 0
@@ -71,6 +73,8 @@ class Phase:
             raise ValueError(f"a phase needs steps, and captions that are not aside: {self}")
         if min(self.images, self.questions) < 0 or (self.images == 0) != (self.questions == 0):
             raise ValueError(f"a phase asks questions about images, or neither: {self}")
+        if self.lessons < 0 or (self.lessons and not self.images):
+            raise ValueError(f"a phase gives lessons beside questions about images: {self}")
         if not 0 <= self.relations <= self.questions or self.aside < 0:
             raise ValueError(f"a phase's relations or captions aside make no sense: {self}")
         if not (0.0 <= self.layouts <= 1.0 and 0.0 <= self.noise <= 1.0):
@@ -97,6 +101,7 @@ def shipped_phases() -> list[Phase]:
         Phase(until=5650, images=16, questions=4, captions=112, relations=2, layouts=0.05, noise=0.45, aside=40),
         Phase(until=12500, captions=128, layouts=0.05),
         Phase(until=15000, captions=128, layouts=0.05, noise=0.35),
+        Phase(until=17200, images=8, questions=4, captions=56, relations=2, lessons=8, layouts=0.05, noise=0.35),
     ]
 
 

@@ -23,7 +23,7 @@ def srum_model_adapters() -> list[Provider]:
             options=AdapterOptions,
             sampling=SamplingOptions,
             training=TrainingOptions,
-            capabilities=frozenset(set(Capability) - {Capability.THINK}),
+            capabilities=frozenset(set(Capability) - {Capability.THINK, Capability.LOCATE_ALL}),
             identity=_weights,
             weightless=_weightless,
             heads=_heads,

@@ -31,6 +31,7 @@ from srum_plugins.errors import ConfigError
 from srum_plugins.runs.files import read_json, write_bytes, write_json
 from srum_plugins.runs.fingerprint import changes
 from srum_shapes.architecture import autoencoder_config, bagel_config
+from srum_shapes.instructions import Lesson, lessons
 from srum_shapes.options import Phase, Recipe
 from srum_shapes.prompts import corrupt, sample_facts
 from srum_shapes.questions import Item, inventory, sample_item, sample_items
@@ -65,13 +66,21 @@ def question_batch(recipe: Recipe, step: int, patches: int) -> QuestionBatch:
     """Fresh scenes with several questions each, which do not see each other."""
     rng = np.random.default_rng((recipe.seed, step, 0))
     phase = recipe.phase(step)
-    pictures, samples, targets = [], [], []
+    asked: list[Lesson] = []
     for _ in range(phase.images):
         scene = sample_scene(rng)
-        pictures.append(render(scene, rng))
-        pieces = [Piece(PieceKind.VISION, count=patches)]
-        targets += [IGNORE, IGNORE]
-        for branch, item in enumerate(scene_questions(phase, scene, rng), start=1):
+        asked.append(Lesson(render(scene, rng), tuple(scene_questions(phase, scene, rng))))
+    for _ in range(phase.lessons):
+        facts = sample_facts(rng)
+        asked += lessons(facts, scene_for(facts, rng), rng)
+    pictures, samples, targets = [], [], []
+    for lesson in asked:
+        pieces = []
+        if lesson.picture is not None:
+            pictures.append(lesson.picture)
+            pieces.append(Piece(PieceKind.VISION, count=patches))
+            targets += [IGNORE, IGNORE]
+        for branch, item in enumerate(lesson.items, start=1):
             question, answer = encode(item.question), encode(item.answer)
             pieces.append(Piece(PieceKind.TEXT, (BOS, *question, EOS), branch=branch))
             pieces.append(Piece(PieceKind.TEXT, (BOS, *answer), branch=branch))

@@ -156,7 +156,7 @@ def _pick(options: Sequence[T], rng: np.random.Generator) -> T:
     return options[int(rng.integers(len(options)))]
 
 
-def _wrong_pair(target: SceneObject, scene: Scene, rng: np.random.Generator) -> Pair:
+def wrong_pair(target: SceneObject, scene: Scene, rng: np.random.Generator) -> Pair:
     """A pair that the target is not: hard ones (right colour, right shape, or another object's) three times in four."""
     way = rng.integers(4)
     if way == 0:
@@ -210,6 +210,14 @@ def _astray(scene: Scene, rng: np.random.Generator) -> Box:
             return box
 
 
+def some_region(scene: Scene, rng: np.random.Generator) -> tuple[Box, SceneObject | None]:
+    """A random box and the object that it shows: nearly an object's own, or now and then one that lies on none."""
+    if rng.random() < ASTRAY:
+        return _astray(scene, rng), None
+    target = _pick(scene.objects, rng)
+    return _jittered(target.box, rng), target
+
+
 def _region(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
     target = _pick(scene.objects, rng)
     box, pair, answer = target.box, target.pair, "yes"
@@ -218,7 +226,7 @@ def _region(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
         if rng.random() < ASTRAY:
             box = _astray(scene, rng)
         else:
-            pair = _wrong_pair(target, scene, rng)
+            pair = wrong_pair(target, scene, rng)
     return in_box(region_question(" ".join(pair)), _jittered(box, rng) if box is target.box else box), answer
 
 

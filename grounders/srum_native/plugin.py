@@ -19,9 +19,14 @@ def srum_grounders() -> list[Provider]:
             summary="the model itself locates the prompt's phrases",
             factory=_factory,
             options=NativeOptions,
-            needs=lambda options: frozenset({Capability.LOCATE}),
+            needs=_needs,
         )
     ]
+
+
+def _needs(options: NativeOptions) -> frozenset[Capability]:
+    locate = Capability.LOCATE_ALL if options.at_once else Capability.LOCATE
+    return frozenset({locate, Capability.ANSWER} if options.phrases == "ask" else {locate})
 
 
 def _factory(options: NativeOptions) -> Any:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from srum_plugins.choices import REGION_TEMPLATE
+from srum_plugins.region_questions import check_template
+
 Combine = Literal["product", "geometric", "mean", "min"]
 
 
@@ -15,11 +18,10 @@ class ChoiceOptions:
     becomes the prompt. Both are answered by yes or no."""
 
     combine: Combine = "product"
-    region_template: str = "is this {phrase} ?"
+    region_template: str = REGION_TEMPLATE
     global_template: str = "Does the image show: {text}?"
 
     def __post_init__(self) -> None:
-        if "{phrase}" not in self.region_template:
-            raise ValueError(f"region_template must contain {{phrase}}, got {self.region_template!r}")
+        check_template(self.region_template)
         if "{text}" not in self.global_template:
             raise ValueError(f"global_template must contain {{text}}, got {self.global_template!r}")

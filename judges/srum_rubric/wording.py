@@ -27,3 +27,16 @@ ANYTHING = "a part of the image"
 
 THINK = "Think first, between <think> and </think>."
 """Added where thinking is wanted."""
+
+CROPS = """\
+The image shows framed regions that were cut out of a picture, each below its name.
+The picture was made for this description: {text}
+The regions are:
+{regions}
+Look at what each region shows and how well that is done.
+Answer in one line for each region:
+R1 | what the region shows | a number from -1.0 (wrong) to 1.0 (right)"""
+"""Asked in place of ``REGIONS`` where regions are shown as crops."""
+
+CROP = "{name}: {phrase}"
+"""One line of ``{regions}`` there. A crop has no place in the image that is shown, so none is named."""

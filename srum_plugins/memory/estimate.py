@@ -10,6 +10,7 @@ import gc
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -39,11 +40,15 @@ def estimate(make: Callable[[], Weightless], workload: Workload) -> Estimate:
         per_example = None
         if learning is not None:
             size = learning.size or given.size
-            work, latents = _encoded(model, size, tracker)
+            if given.latents is not None and learning.settings.latents == "kept":
+                latents = torch.empty(1, *given.latents, device="meta")  # nothing is encoded
+            else:
+                work, latents = _encoded(model, size, tracker)
+                works.append(work)
             training = rehearse(
                 model, learning, size, latents, Prompt("prompt", _text(workload.words)), workload.device, tracker
             )
-            works += [work, *training.works]
+            works += training.works
             held, per_example = training.held, training.per_example
     works.sort(key=lambda work: STAGES.index(work.stage))
     return Estimate({name: size for name, size in held.items() if size}, tuple(works), per_example)
@@ -78,6 +83,8 @@ def _ask(
         Capability.ANSWER: lambda: model.answer(asked),
         Capability.CHOICE: lambda: model.choice_logprobs(chosen),
         Capability.LOCATE: lambda: model.locate(images, [[text] * questions] * count),
+        # The phrases of a prompt are together about as long as it is.
+        Capability.LOCATE_ALL: lambda: model.locate_all(images, [[text]] * count),
     }
 
 

@@ -56,7 +56,8 @@ def rehearse(
     with torch.device("meta"):  # peft makes its layers without a word of a device
         parameters = model.start_training(learning.adapter, base=objective.uses_base)
     gc.collect()
-    base = tracker.live - before - (sum(network_bytes(model).values()) - weights)
+    # What an adapter remembers of its weights may go when they are to move, so that less is left than there was.
+    base = max(0, tracker.live - before - (sum(network_bytes(model).values()) - weights))
     state = TrainingState.start(parameters, _optimizer(settings, parameters, device), averaged=settings.ema > 0)
 
     def step(examples: int) -> tuple[int, int]:

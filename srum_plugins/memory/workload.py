@@ -9,12 +9,13 @@ from typing import Any
 
 from srum_plugins.config import RunConfig, TrainSection
 from srum_plugins.contracts import Capability, Objective, PromptSet
+from srum_plugins.phrases import prompt_phrases
 from srum_plugins.providers import Kind
 from srum_plugins.records import Prompt
 
 Size = tuple[int, int]
 """Width and height of images in pixels."""
-UNDERSTANDING = frozenset({Capability.ANSWER, Capability.CHOICE, Capability.LOCATE})
+UNDERSTANDING = frozenset({Capability.ANSWER, Capability.CHOICE, Capability.LOCATE, Capability.LOCATE_ALL})
 STAGES = ("generate", "ground", "judge", "train", "evaluate")
 """Those that use the model, in their order."""
 
@@ -31,8 +32,8 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Asking:
-    """Images that are asked about in one call, and which of ANSWER, CHOICE and LOCATE the model must be able to do for
-    it; ``size`` None is the adapter's own."""
+    """Images that are asked about in one call, and which of UNDERSTANDING the model must be able to do for it; ``size``
+    None is the adapter's own."""
 
     images: int
     size: Size | None
@@ -109,12 +110,12 @@ def workload(config: RunConfig) -> Workload:
     }
     asking = {
         stage: Asking(images, seen, needs)
-        for stage, kind, images, seen in (
-            ("ground", Kind.GROUNDER, config.ground.chunk, size),
-            ("judge", Kind.JUDGE, config.judging.chunk, size),
-            ("evaluate", Kind.BENCHMARK, evaluate.chunk, measured),
+        for stage, asked, images, seen in (
+            ("ground", _needs(config, Kind.GROUNDER) | config.ground.needs, config.ground.chunk, size),
+            ("judge", _needs(config, Kind.JUDGE), config.judging.chunk, size),
+            ("evaluate", _needs(config, Kind.BENCHMARK), evaluate.chunk, measured),
         )
-        if (needs := _needs(config, kind) & adapter.capabilities & UNDERSTANDING)
+        if (needs := asked & adapter.capabilities & UNDERSTANDING)
     }
     learning = None
     if Capability.TRAIN in adapter.capabilities:
@@ -134,7 +135,7 @@ def workload(config: RunConfig) -> Workload:
 
 def _asked(prompt: Prompt) -> list[str]:
     """What may be asked about an image of a prompt: its checks, and where its phrases are or whether they are there."""
-    return [check.question for check in prompt.checks] + list(prompt.phrases) or [prompt.text]
+    return [check.question for check in prompt.checks] + list(prompt_phrases(prompt)) or [prompt.text]
 
 
 def _made(config: RunConfig, kind: Kind) -> Any:

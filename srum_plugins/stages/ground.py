@@ -1,4 +1,4 @@
-"""Stage ``ground``: regions for every candidate."""
+"""Stage ``ground``: regions for every candidate, and the filter that every grounder's proposals go through."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from srum_plugins.records import Grounding
 from srum_plugins.runs.shards import Shards
 from srum_plugins.runs.store import StageDirectory
 from srum_plugins.stages import generate
+from srum_plugins.stages.prompt_filter import NOT_IN_PROMPT, filtered
 from srum_plugins.stages.session import Session, Stage, run_chunks, same_ids
 
 
 def ingredients(session: Session) -> dict[str, Any]:
-    """What the regions depend on, besides the candidates."""
-    return {"grounder": session.ingredient(Kind.GROUNDER), "ground": session.info.config["ground"]}
+    """What the regions depend on, besides the candidates; without a filter, not on how it would ask."""
+    settings = session.info.config["ground"]
+    used = {"chunk": settings["chunk"]} if session.config.ground.filter == "none" else settings
+    return {"grounder": session.ingredient(Kind.GROUNDER), "ground": used}
 
 
 def shards(session: Session, directory: StageDirectory) -> Shards[Grounding]:
@@ -35,11 +38,12 @@ def execute(session: Session, directory: StageDirectory) -> dict[str, Any]:
     """Ground what is missing."""
     candidates = generate.read_candidates(session)
     groundings = shards(session, directory)
-    who = session.choice(Kind.GROUNDER)
+    who, settings = session.choice(Kind.GROUNDER), session.config.ground
 
     def work(items: range) -> tuple[list[Grounding], dict[str, Any]]:
         chosen = [candidates[item] for item in items]
-        found = session.grounder.ground(generate.locate(session, chosen), session.model_for(Kind.GROUNDER))
+        located = generate.locate(session, chosen)
+        found = session.grounder.ground(located, session.model_for(Kind.GROUNDER))
         same_ids([candidate.id for candidate in chosen], [grounding.candidate_id for grounding in found], who)
         for candidate, grounding in zip(chosen, found, strict=True):
             for region in grounding.regions:
@@ -48,7 +52,7 @@ def execute(session: Session, directory: StageDirectory) -> dict[str, Any]:
                         f"grounder {who.name!r}: {region.box} of candidate {candidate.id!r} lies outside the "
                         f"{candidate.width}x{candidate.height} image"
                     )
-        return found, {}
+        return found if settings.filter == "none" else filtered(located, found, session.model(), settings), {}
 
     run_chunks(session, groundings, work, directory)
     records = groundings.read()
@@ -56,11 +60,18 @@ def execute(session: Session, directory: StageDirectory) -> dict[str, Any]:
     for grounding in records:
         dropped.update(grounding.dropped)
         mended.update(what for region in grounding.regions for what in region.mended)
-    return {
+    facts = {
         "candidates": len(records),
         "regions": sum(len(grounding.regions) for grounding in records),
         "without_regions": sum(not grounding.regions for grounding in records),
-        **{f"dropped_{cause}": count for cause, count in sorted(dropped.items())},
+    }
+    if settings.filter != "none":
+        facts["background"] = sum(region.background for grounding in records for region in grounding.regions)
+        facts["in_prompt"] = facts["regions"] - facts["background"]
+        dropped.setdefault(NOT_IN_PROMPT, 0)
+    return {
+        **facts,
+        **{f"dropped_{cause.replace(' ', '_')}": count for cause, count in sorted(dropped.items())},
         **{f"mended_{what.replace(' ', '_')}": count for what, count in sorted(mended.items())},
     }
 

@@ -6,19 +6,20 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from srum_plugins.errors import ContractError
+from srum_plugins.ensemble import check_judgements
 from srum_plugins.providers import Kind
-from srum_plugins.records import Judgement, Score
+from srum_plugins.records import Failure, Judgement, Score
 from srum_plugins.runs.files import write_json
 from srum_plugins.runs.shards import Shards
 from srum_plugins.runs.store import StageDirectory
 from srum_plugins.stages import generate, ground
-from srum_plugins.stages.session import Session, Stage, run_chunks, same_ids
+from srum_plugins.stages.background import foreground, with_background
+from srum_plugins.stages.session import Session, Stage, run_chunks
 
 
 def ingredients(session: Session) -> dict[str, Any]:
-    """What the scores depend on, besides candidates and regions."""
-    return {"judge": session.ingredient(Kind.JUDGE), "judging": session.info.config["judging"]}
+    """What the scores depend on, besides candidates and regions. How several judges are combined is theirs."""
+    return {"judge": session.ingredient(Kind.JUDGE), "judging": {"chunk": session.config.judging.chunk}}
 
 
 def shards(session: Session, directory: StageDirectory) -> Shards[Judgement]:
@@ -42,37 +43,37 @@ def execute(session: Session, directory: StageDirectory) -> dict[str, Any]:
 
     def work(items: range) -> tuple[list[Judgement], dict[str, Any]]:
         chosen = [candidates[item] for item in items]
-        regions = [groundings[item] for item in items]
+        regions = [foreground(groundings[item]) for item in items]
         located, model = generate.locate(session, chosen), session.model_for(Kind.JUDGE)
         began = time.monotonic()
         given = session.judge.judge(located, regions, model)
         seconds = time.monotonic() - began
-        same_ids([candidate.id for candidate in chosen], [judgement.candidate_id for judgement in given], who)
-        for grounding, judgement in zip(regions, given, strict=True):
-            if len(judgement.local) != len(grounding.regions):
-                raise ContractError(
-                    f"judge {who.name!r}: candidate {judgement.candidate_id!r} has {len(grounding.regions)} regions, "
-                    f"but got {len(judgement.local)} local scores"
-                )
+        check_judgements(given, regions, f"judge {name!r} of {who.registered.distribution}")
         tokens = None if any(one.tokens is None for one in given) else sum(one.tokens or 0 for one in given)
         cost = {"candidates": len(given), "tokens": tokens, "seconds": round(seconds, 3)}
         write_json(directory.path / f"cost-{items.start:06d}.json", cost)
-        return [replace(one, judge=name, version=version) for one in given], {}
+        whole = [with_background(one, groundings[item]) for one, item in zip(given, items, strict=True)]
+        return [replace(one, judge=name, version=version) for one in whole], {}
 
     run_chunks(session, judgements, work, directory)
     records = judgements.read()
-    alphas = [record.alpha.value for record in records if isinstance(record.alpha, Score)]
-    scores = [score for record in records for score in record.local]
-    local = [score.value for score in scores if isinstance(score, Score)]
-    facts: dict[str, Any] = {
-        "candidates": len(records),
-        "failed_global": len(records) - len(alphas),
-        "failed_local": len(scores) - len(local),
-    }
-    if alphas:
-        facts["alpha_mean"] = sum(alphas) / len(alphas)
-    if local:
-        facts["local_mean"] = sum(local) / len(local)
+    alphas = [record.alpha for record in records]
+    scores = [
+        score
+        for record, grounding in zip(records, groundings, strict=True)
+        for score, region in zip(record.local, grounding.regions, strict=True)
+        if not region.background
+    ]
+    facts: dict[str, Any] = {"candidates": len(records)}
+    for where, given in (("global", alphas), ("local", scores)):
+        facts[f"failed_{where}"] = sum(isinstance(score, Failure) for score in given)
+    for what, given in (("alpha", alphas), ("local", scores)):
+        known = [score for score in given if isinstance(score, Score)]
+        spreads = [score.spread for score in known if score.spread is not None]
+        if known:
+            facts[f"{what}_mean"] = sum(score.value for score in known) / len(known)
+        if spreads:  # how far several judges are apart
+            facts[f"{what}_spread_mean"] = sum(spreads) / len(spreads)
     return facts
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from srum_plugins import gate
 from srum_plugins.config import RunConfig
 from srum_plugins.errors import StageError
-from srum_plugins.host import PluginHost
+from srum_plugins.host import PluginHost, Registered
 from srum_plugins.providers import Kind
 from srum_plugins.report import rows
 from srum_plugins.runs.files import read_json, write_if_different
@@ -43,15 +43,17 @@ def run(
         SrumError: whatever else keeps a stage from running; see :mod:`srum_plugins.errors`.
     """
     chosen = [stage for stage in STAGES if only in (None, stage.name)]
-    others = {kind.value: choice for kind, choice in config.providers.items() if kind is not Kind.ADAPTER}
     gate.check(
         config.providers[Kind.ADAPTER].registered,
-        {slot: (choice.registered, choice.options) for slot, choice in others.items()},
+        _others(config),
         [stage.name for stage in chosen],
+        ground=config.ground,
+        host=host,
     )
     if any(stage is train.STAGE for stage in chosen):
         adapter = config.providers[Kind.ADAPTER]
         gate.check_optimizer(adapter.registered, adapter.options, config.training, config.train)
+        gate.check_latents(adapter.registered, adapter.options, config.train)
     session = Session(config, host)
     if only is not None:
         _require_inputs(session, chosen[0])
@@ -79,6 +81,17 @@ def run(
     for path, data in _outcome(session, settings).items():
         write_if_different(path, data)
     return summary
+
+
+def _others(config: RunConfig) -> dict[str, tuple[Registered, Any]]:
+    """All providers but the adapter with their options, by slot; the judges of an ensemble are ``judge[0]`` and so on,
+    as in the config's messages."""
+    found = {}
+    for kind, choice in config.providers.items():
+        for index, one in enumerate(choice.each):
+            found[f"{kind.value}[{index}]" if choice.members else kind.value] = (one.registered, one.options)
+    del found[Kind.ADAPTER.value]
+    return found
 
 
 def _run_stage(session: Session, stage: Stage, say: Callable[[str], None]) -> None:

@@ -17,6 +17,7 @@ from srum_plugins.runs.fingerprint import stable_seed
 from srum_plugins.runs.shards import Shards
 from srum_plugins.runs.store import StageDirectory
 from srum_plugins.stages import generate, ground, judge
+from srum_plugins.stages.background import foreground, without_background
 from srum_plugins.stages.session import Session, Stage, run_chunks, same_ids
 
 SHOWN = 4  # prompts on the overlay sheet, each with its best and its worst candidate
@@ -87,12 +88,12 @@ def execute(session: Session, directory: StageDirectory) -> dict[str, Any]:
 
 
 def read_judged(session: Session) -> list[Judged]:
-    """Every candidate with all that is known of it, from disk."""
+    """Every candidate with all that is known of it, from disk, but for the background."""
     prompts = {prompt.id: prompt for prompt in session.prompts}
     candidates = generate.read_candidates(session)
     groundings, judgements = ground.read_groundings(session), judge.read_judgements(session)
     return [
-        Judged(prompts[candidate.prompt_id], candidate, grounding, judgement)
+        Judged(prompts[candidate.prompt_id], candidate, foreground(grounding), without_background(judgement, grounding))
         for candidate, grounding, judgement in zip(candidates, groundings, judgements, strict=True)
     ]
 

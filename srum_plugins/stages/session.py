@@ -197,12 +197,15 @@ class Stage(Part):
 
 def _ingredient(choice: Choice) -> dict[str, Any]:
     registered = choice.registered
-    return {
+    found = {
         **choice.plain(),
         "distribution": registered.distribution,
         "version": registered.version,
         "identity": registered.provider.identity(choice.options),
     }
+    if choice.members:
+        found["members"] = {label: _ingredient(member) for label, member in choice.members.items()}
+    return found
 
 
 def run_chunks(

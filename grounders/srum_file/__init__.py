@@ -1,0 +1,1 @@
+"""The grounder ``file``: boxes that someone else found, from a JSONL file."""
