@@ -10,7 +10,7 @@ from typing import Any
 
 from srum_plugins.config import GroundSection, TrainSection
 from srum_plugins.contracts import Capability
-from srum_plugins.errors import CapabilityError, ConfigError, did_you_mean
+from srum_plugins.errors import CapabilityError, ConfigError, SrumError, did_you_mean
 from srum_plugins.host import PluginHost, Registered, missing_modules
 from srum_plugins.options import build_options
 from srum_plugins.providers import Kind, Provider
@@ -58,7 +58,8 @@ def check(
     Raises:
         CapabilityError: a stage, provider or filter needs of the adapter what it does not declare. Lists all other
             problems too.
-        ConfigError: an unknown stage, packages that are not installed, or ``needs`` that cannot be read.
+        ConfigError: an unknown stage, packages that are not installed, a provider that its own check refuses, or
+            ``needs`` that cannot be read.
     """
     lacking: list[str] = []
     problems = [
@@ -81,6 +82,12 @@ def check(
             problems.append(f"{asker} cannot say what it needs: {type(error).__name__}: {error}")
         else:
             lacking += _lacking(asker, needs, adapter, "" if host is None else _fitting(registered.kind, adapter, host))
+        try:
+            registered.provider.check(options)
+        except SrumError as error:
+            problems.append(f"{asker} cannot run here: {error}")
+        except Exception as error:
+            problems.append(f"{asker} cannot say whether it can run here: {type(error).__name__}: {error}")
     if ground is not None and "ground" in stages:
         lacking += _lacking(f"ground.filter={ground.filter}", ground.needs, adapter, "; ground.filter=none does not")
     if lacking or problems:

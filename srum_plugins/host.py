@@ -291,7 +291,7 @@ def _check_provider(record: object, kind: Kind, where: str) -> None:
         raise ContractError(f"{where}: a name is a small letter, then small letters, digits, '.', '_' or '-'")
     if not (isinstance(record.summary, str) and record.summary.strip() and "\n" not in record.summary):
         raise ContractError(f"{where}: summary must be one line of text")
-    for role in ("factory", "needs", "identity", "trained_dtype", "cannot_encode"):
+    for role in ("factory", "needs", "check", "identity", "trained_dtype", "cannot_encode"):
         if not callable(getattr(record, role)):
             raise ContractError(f"{where}: {role} must be callable, got {getattr(record, role)!r}")
     if record.weightless is not None and not callable(record.weightless):

@@ -44,7 +44,9 @@ class Provider:
     dataclass of what training moves and holds (``train.adapter``). ``capabilities`` is what an adapter can do;
     ``needs`` is what any other provider asks of the adapter, as a function of its own options. ``modules`` are the
     import names that must be there for the provider to be ready; if one is not, ``extra`` is the pip line that users
-    are shown. ``identity`` is whatever else decides the provider's results, such as a hash of the weights or the file
+    are shown. ``check`` refuses options of a provider, other than an adapter, that cannot work on this machine, by an
+    error in plain words; it is called before any weight is loaded, and only where a stage needs the provider.
+    ``identity`` is whatever else decides the provider's results, such as a hash of the weights or the file
     that its options name; it becomes part of the fingerprints of stages. ``trained_dtype`` gives, from options and
     training settings, the dtype of an adapter's trainable weights, which decides what optimizer can move them.
     ``heads`` gives, from options, those of every attention in an adapter; the adapter is then made with a kernel that
@@ -63,6 +65,7 @@ class Provider:
     needs: Callable[[Any], frozenset[Capability]] = lambda options: frozenset()
     modules: tuple[str, ...] = ()
     extra: str = ""
+    check: Callable[[Any], None] = lambda options: None
     identity: Callable[[Any], str] = lambda options: ""
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     training: type = NoOptions

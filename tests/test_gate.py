@@ -86,6 +86,25 @@ def test_without_a_missing_capability_it_is_a_config_error() -> None:
         check(adapter(), {"judge": asking("judge", needs=lambda options: {"fly"})}, ["judge"])
 
 
+def test_what_a_provider_itself_refuses_is_told_if_a_stage_needs_it() -> None:
+    def refuses(options: Asks) -> None:
+        raise ConfigError(f"no hands for {list(map(str, options.needs))}")
+
+    others = {
+        "grounder": asking("grounder", Capability.LOCATE, check=refuses),
+        "judge": asking("judge", check=lambda options: options.hands),
+    }
+    able = adapter(Capability.LOCATE, Capability.GENERATE)
+    check(able, others, ["generate"])
+    with pytest.raises(ConfigError) as refused:
+        check(able, others, ["ground", "judge"])
+    assert str(refused.value).splitlines() == [
+        "the grounder 'acme' of acme-srum 2.0 (plugin 'acme') cannot run here: no hands for ['locate']",
+        "the judge 'acme' of acme-srum 2.0 (plugin 'acme') cannot say whether it can run here: AttributeError: 'Asks' "
+        "object has no attribute 'hands'",
+    ]
+
+
 @dataclass(frozen=True)
 class Path:
     path: str

@@ -90,6 +90,7 @@ RECORDS = {
     "summary": ("Provider('a', '', dict)", "summary must be one line"),
     "factory": ("Provider('a', 'A.', 3)", "factory must be callable"),
     "needs": ("Provider('a', 'A.', dict, needs=frozenset())", "needs must be callable"),
+    "check": ("Provider('a', 'A.', dict, check=True)", "check must be callable"),
     "identity": ("Provider('a', 'A.', dict, identity='sha')", "identity must be callable"),
     "options": ("Provider('a', 'A.', dict, options=dict)", "options must be a dataclass"),
     "options instance": ("Provider('a', 'A.', dict, options=NoOptions())", "options must be a dataclass"),

@@ -20,9 +20,13 @@ PACKAGES = {Path(path).name: ROOT / path for path in PROJECT["tool"]["hatch"]["b
 CORE = "srum_plugins"
 FILES = [(name, file) for name, folder in PACKAGES.items() for file in sorted(folder.rglob("*.py"))]
 DOTTED = re.compile(rf"({'|'.join(PACKAGES)})(\.\w+)*")
-# Every plugin may use the core and itself; here is what else. The drawn world's model is a small BAGEL; an endpoint is
-# asked what a model is asked.
-ALSO = {"srum_shapes": {"srum_bagel", "srum_rubric", "srum_questions"}, "srum_http": {"srum_rubric"}}
+# Every plugin may use the core and itself; here is what else. The drawn world's model is a small BAGEL, and the tiny
+# SAM is trained and measured on that world; an endpoint is asked what a model is asked.
+ALSO = {
+    "srum_shapes": {"srum_bagel", "srum_rubric", "srum_questions"},
+    "srum_sam": {"srum_shapes"},
+    "srum_http": {"srum_rubric"},
+}
 HEAVY = {"torch", "transformers", "diffusers", "mlflow", "scipy", "matplotlib", "safetensors"}
 
 

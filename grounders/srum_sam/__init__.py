@@ -1,0 +1,1 @@
+"""The grounder ``sam``: Segment Anything proposes regions by itself, with no phrase."""

@@ -1,0 +1,1 @@
+"""Named by transformers when it is imported."""
