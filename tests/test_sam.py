@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -28,7 +29,7 @@ from srum_sam.environment import check, check_packages
 from srum_sam.grounder import SamGrounder
 from srum_sam.loading import build, load, mask_generator
 from srum_sam.measure import held_out, matched, measure, read_by_oracle
-from srum_sam.options import SHIPPED, SamOptions
+from srum_sam.options import RELEASED, SHIPPED, TINY, SamOptions
 from srum_sam.pictures import object_masks
 from srum_sam.selection import Thing, select, without_specks
 from srum_shapes.world import Scene, render, sample_scene
@@ -40,7 +41,8 @@ from srum_plugins.providers import Kind
 from srum_plugins.records import Box, Candidate, Grounding, Prompt
 from srum_plugins.rewards.maps import mask_array
 
-DEMO = Path(__file__).parent.parent / "configs" / "demo.yaml"
+ROOT = Path(__file__).parent.parent
+DEMO, DOCS = ROOT / "configs" / "demo.yaml", ROOT / "docs" / "sam.md"
 
 
 def located(image: Image.Image, name: str = "c") -> Located:
@@ -348,6 +350,23 @@ def test_settings_of_the_generator_are_its_own_unless_given() -> None:
     released = SamOptions(model="vit_h", checkpoint="sam_vit_h_4b8939.pth", points_per_side=16).generator
     assert released["points_per_side"] == 16 and released["pred_iou_thresh"] == 0.88
     assert SamOptions().generator["points_per_side"] == 8
+
+
+def test_every_option_is_documented_with_its_default() -> None:
+    table = re.findall(r"^\| (`.*?`) \| (.*?) \|", DOCS.read_text(), re.MULTILINE)
+    told: dict[str, str] = {}
+    for names, defaults in table:
+        fields = re.findall(r"`(\w+)`", names)
+        told |= dict(zip(fields, defaults.split(", ", len(fields) - 1), strict=True))
+    assert list(told) == [field.name for field in dataclasses.fields(SamOptions)]
+    for field in dataclasses.fields(SamOptions):
+        shown = told[field.name].strip("`")
+        if field.name in TINY:
+            assert shown == f"null: {RELEASED[field.name]}, tiny {TINY[field.name]}"
+        elif field.name == "crop_overlap_ratio":
+            assert shown == "512/1500"
+        else:
+            assert shown == json.dumps(field.default).strip('"')
 
 
 @pytest.fixture

@@ -34,8 +34,7 @@ RELEASED = {
 @dataclass(frozen=True)
 class SamOptions:
     """``model`` is the tiny SAM or the size of a released one, ``checkpoint`` its file, .safetensors or the .pth that
-    was released; null is the shipped tiny one. ``device`` is where it runs, such as ``cuda``; ``${run.device}`` is the
-    run's.
+    was released; null is the shipped tiny one. ``device`` is where it runs, such as ``cuda``.
 
     The mask generator's settings have segment-anything's names and meanings, and its defaults, but for five that are
     null: those are chosen by the model. It asks for masks at a grid of ``points_per_side`` x ``points_per_side``
