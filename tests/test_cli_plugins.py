@@ -19,7 +19,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
 
 @pytest.fixture(autouse=True)
 def four_statuses(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    extra = "Provider('sam', 'Sam.', dict, modules=('nowhere',), extra=\"pip install 'acme[sam]'\")"
+    extra = "Provider('sam2', 'Sam.', dict, modules=('nowhere',), extra=\"pip install 'acme[sam]'\")"
     sam = HEAD + f"@hookimpl\ndef srum_grounders():\n    print('noise')\n    return [{extra}]\n"
     points = {"good": "goodsrum", "sam": "samsrum", "broken": "brokensrum", "shy": "shysrum"}
     files = {"goodsrum.py": GROUNDER, "samsrum.py": sam, "brokensrum.py": "1 / 0\n", "shysrum.py": "1 / 0\n"}
@@ -35,7 +35,7 @@ def test_json_is_a_list_of_objects_with_exactly_these_keys(capsys: pytest.Captur
     mine = {row["name"]: row for row in rows if row["distribution"] == "acme-srum"}
     assert {name: row["status"] for name, row in mine.items()} == {
         "acme": "ready",
-        "sam": "missing-extra",
+        "sam2": "missing-extra",
         "broken": "failed",
         "shy": "blocked",
     }
@@ -48,7 +48,7 @@ def test_the_table_shows_status_and_cause(capsys: pytest.CaptureFixture[str]) ->
     out = capsys.readouterr().out
     assert "goodsrum.py:" in out
     assert "missing-extra" in out
-    assert "grounder sam: needs nowhere, not installed: pip install 'acme[sam]'" in out  # brackets survive rich
+    assert "grounder sam2: needs nowhere, not installed: pip install 'acme[sam]'" in out  # brackets survive rich
     assert "plugin broken: ZeroDivisionError: division by zero" in out
     assert "plugin shy: blocked by SRUM_PLUGINS_BLOCK" in out
 
