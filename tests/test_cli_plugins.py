@@ -21,7 +21,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
 def four_statuses(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     extra = "Provider('sam2', 'Sam.', dict, modules=('nowhere',), extra=\"pip install 'acme[sam]'\")"
     sam = HEAD + f"@hookimpl\ndef srum_grounders():\n    print('noise')\n    return [{extra}]\n"
-    points = {"good": "goodsrum", "sam": "samsrum", "broken": "brokensrum", "shy": "shysrum"}
+    points = {"good": "goodsrum", "sam2": "samsrum", "broken": "brokensrum", "shy": "shysrum"}
     files = {"goodsrum.py": GROUNDER, "samsrum.py": sam, "brokensrum.py": "1 / 0\n", "shysrum.py": "1 / 0\n"}
     site.install("acme-srum", points, files)
     monkeypatch.setenv("SRUM_PLUGINS_BLOCK", "shy")
