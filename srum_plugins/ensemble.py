@@ -15,7 +15,7 @@ from srum_plugins.contracts import Capability, Judge, Located, ModelAdapter
 from srum_plugins.errors import ContractError
 from srum_plugins.host import Registered
 from srum_plugins.providers import Kind, Provider
-from srum_plugins.records import Failure, Grounding, Judgement, Score
+from srum_plugins.records import Failure, Grounding, Judgement, Score, total
 from srum_plugins.runs.fingerprint import fingerprint
 
 Combine = Literal["mean", "min"]
@@ -128,13 +128,12 @@ def combined(given: Mapping[str, Judgement], how: Combine) -> Judgement:
     """
     judgements = list(given.values())
     rows = zip(*(judgement.local for judgement in judgements), strict=True)
-    tokens = [judgement.tokens for judgement in judgements if judgement.tokens is not None]
     return Judgement(
         judgements[0].candidate_id,
         combined_score({label: judgement.alpha for label, judgement in given.items()}, how),
         tuple(combined_score(dict(zip(given, row, strict=True)), how) for row in rows),
         raw=tuple(f"{label}: {text}" for label, judgement in given.items() for text in judgement.raw),
-        tokens=sum(tokens) if len(tokens) == len(judgements) else None,
+        tokens=total(judgement.tokens for judgement in judgements),
         wording=fingerprint([[label, judgement.wording] for label, judgement in given.items()]),
     )
 

@@ -81,7 +81,10 @@ def check(
         except Exception as error:  # a stranger's function: told with its name, beside all other problems
             problems.append(f"{asker} cannot say what it needs: {type(error).__name__}: {error}")
         else:
-            lacking += _lacking(asker, needs, adapter, "" if host is None else _fitting(registered.kind, adapter, host))
+            instead = ""
+            if host is not None and not needs <= adapter.provider.capabilities:
+                instead = _fitting(registered.kind, adapter, host)
+            lacking += _lacking(asker, needs, adapter, instead)
         try:
             registered.provider.check(options)
         except SrumError as error:

@@ -11,7 +11,7 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -162,6 +162,16 @@ class Score:
     def __post_init__(self) -> None:
         if not math.isfinite(self.value):
             raise ContractError(f"a score must be finite, got {self.value}")
+
+
+BACKGROUND = Score(0.0, "background")
+"""The local score of a region that is background. It takes no part in a map."""
+
+
+def total(counts: Iterable[int | None]) -> int | None:
+    """The sum of counts of tokens; None where one of them is unknown."""
+    known = list(counts)
+    return None if None in known else sum(count or 0 for count in known)
 
 
 @dataclass(frozen=True)

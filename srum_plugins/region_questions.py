@@ -10,7 +10,7 @@ from srum_plugins.choices import REGION_TEMPLATE, ask, region_question
 from srum_plugins.contracts import Located, ModelAdapter, Question
 from srum_plugins.marking import region_name
 from srum_plugins.phrases import prompt_phrases
-from srum_plugins.records import Failure, Grounding, Prompt, Region, Score
+from srum_plugins.records import BACKGROUND, Failure, Grounding, Prompt, Region, Score
 
 Answered = tuple[float, ...] | Failure
 """The probabilities of a question's choices, or why there are none."""
@@ -71,7 +71,7 @@ def region_score(region: Region, prompt: Prompt, answers: Sequence[Answered]) ->
     """The local score 2 p(yes) - 1, in [-1, 1], from the answers to :func:`region_questions`: that of the phrase which
     fits best, with it as the reason. Background has 0; a region without any phrase is a Failure."""
     if region.background:
-        return Score(0.0, "background")
+        return BACKGROUND
     scores: list[Score] = []
     for phrase, answered in zip(region_phrases(region, prompt), answers, strict=True):
         if isinstance(answered, Failure):

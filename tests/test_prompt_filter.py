@@ -25,10 +25,10 @@ from srum_plugins.contracts import Capability, Located, ModelAdapter
 from srum_plugins.errors import CapabilityError, ContractError
 from srum_plugins.memory.workload import workload
 from srum_plugins.providers import Provider
-from srum_plugins.records import Box, Candidate, Failure, Grounding, Judgement, Prompt, Region, Score
+from srum_plugins.records import BACKGROUND, Box, Candidate, Failure, Grounding, Judgement, Prompt, Region, Score
 from srum_plugins.runs.shards import Shards
 from srum_plugins.stages import reward
-from srum_plugins.stages.background import NEUTRAL, foreground, with_background, without_background
+from srum_plugins.stages.background import foreground, with_background, without_background
 from srum_plugins.stages.pipeline import STAGES
 from srum_plugins.stages.prompt_filter import NOT_IN_PROMPT, decided, filtered
 from srum_plugins.stages.session import Session
@@ -167,7 +167,7 @@ def test_a_judgement_of_the_foreground_has_its_place_in_the_whole(background: li
     judged = Judgement("c", Score(0.5), local, tokens=3)
     full = with_background(judged, whole)
     assert len(full.local) == len(regions)
-    assert all((score is NEUTRAL) == region.background for score, region in zip(full.local, regions, strict=True))
+    assert all((score is BACKGROUND) == region.background for score, region in zip(full.local, regions, strict=True))
     assert without_background(full, whole) == judged
 
 

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from srum_plugins.contracts import Decoding, ModelAdapter, Question
-from srum_plugins.records import Failure
+from srum_plugins.records import Failure, total
 from srum_questions.options import QuestionsOptions
 
 _MARKS = re.compile(
@@ -54,8 +54,7 @@ class Lists:
             questions, truncated = read_questions(answer.text)[: options.max_questions], answer.truncated
             if questions:
                 break
-        tokens = None if None in counts else sum(count for count in counts if count is not None)
-        return QuestionList(questions or _failure(tries[-1], truncated, options), tuple(tries), tokens)
+        return QuestionList(questions or _failure(tries[-1], truncated, options), tuple(tries), total(counts))
 
 
 def read_questions(text: str) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from srum_plugins.contracts import Answer, Decoding, Judge, Located, ModelAdapter, Question
 from srum_plugins.errors import ContractError
 from srum_plugins.marking import boxes_marked, crops_marked, region_name
-from srum_plugins.records import Failure, Grounding, Judgement, Region, Score
+from srum_plugins.records import BACKGROUND, Failure, Grounding, Judgement, Region, Score, total
 from srum_plugins.runs.fingerprint import fingerprint, stable_seed
 from srum_rubric.options import RubricOptions
 from srum_rubric.parsing import NO_SCORE, parse_global, parse_regions
@@ -18,7 +18,6 @@ from srum_rubric.wording import ANYTHING, CROP, CROPS, REGION, REGIONS, THINK
 Ask = Callable[[Sequence[Question], Decoding], Sequence[Answer | Failure]]
 """Gives an answer a question, in order, or why there is none: a model's ``answer``, or an endpoint's."""
 
-_BACKGROUND = Score(0.0, "background")
 _UNASKED = Failure(NO_SCORE, "not asked yet")
 
 
@@ -76,7 +75,7 @@ class RubricJudge(Judge):
         question that has no answer is not asked again: its scores are the Failure that says why. The same items have
         the same judgements if the answers are the same."""
         cases = [
-            _Case(item, grounding.regions, local=[_BACKGROUND if r.background else _UNASKED for r in grounding.regions])
+            _Case(item, grounding.regions, local=[BACKGROUND if r.background else _UNASKED for r in grounding.regions])
             for item, grounding in zip(items, groundings, strict=True)
         ]
         for round_number in range(1 + self._options.retries):
@@ -124,8 +123,7 @@ class RubricJudge(Judge):
         return Decoding(max_tokens=budget)
 
     def _judgement(self, case: _Case) -> Judgement:
-        counts = [answer.tokens for answer in case.answers]
-        tokens = None if None in counts else sum(count or 0 for count in counts)
+        tokens = total(answer.tokens for answer in case.answers)
         raw = tuple(answer.text for answer in case.answers)
         return Judgement(case.item.candidate.id, case.alpha, tuple(case.local), raw, tokens, self._wording)
 

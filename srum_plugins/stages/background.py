@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from srum_plugins.records import Grounding, Judgement, Score
-
-NEUTRAL = Score(0.0, "background")
-"""The local score of a background region. It takes no part in a map."""
+from srum_plugins.records import BACKGROUND, Grounding, Judgement
 
 
 def foreground(grounding: Grounding) -> Grounding:
@@ -19,7 +16,7 @@ def with_background(judgement: Judgement, grounding: Grounding) -> Judgement:
     """A judgement of the foreground as one of the whole grounding."""
     scores = iter(judgement.local)
     return replace(
-        judgement, local=tuple(NEUTRAL if region.background else next(scores) for region in grounding.regions)
+        judgement, local=tuple(BACKGROUND if region.background else next(scores) for region in grounding.regions)
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from srum_plugins.ensemble import check_judgements
 from srum_plugins.providers import Kind
-from srum_plugins.records import Failure, Judgement, Score
+from srum_plugins.records import Failure, Judgement, Score, total
 from srum_plugins.runs.files import write_json
 from srum_plugins.runs.shards import Shards
 from srum_plugins.runs.store import StageDirectory
@@ -49,7 +49,7 @@ def execute(session: Session, directory: StageDirectory) -> dict[str, Any]:
         given = session.judge.judge(located, regions, model)
         seconds = time.monotonic() - began
         check_judgements(given, regions, f"judge {name!r} of {who.registered.distribution}")
-        tokens = None if any(one.tokens is None for one in given) else sum(one.tokens or 0 for one in given)
+        tokens = total(one.tokens for one in given)
         cost = {"candidates": len(given), "tokens": tokens, "seconds": round(seconds, 3)}
         write_json(directory.path / f"cost-{items.start:06d}.json", cost)
         whole = [with_background(one, groundings[item]) for one, item in zip(given, items, strict=True)]
