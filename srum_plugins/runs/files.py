@@ -85,11 +85,22 @@ def read_tensor(path: Path) -> Tensor:
 
 def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
     """Let ``fill`` write a folder aside, flush all of it, and put it in the place of ``path``."""
+    aside = begin_folder(path)
+    fill(aside)
+    commit_folder(aside, path)
+
+
+def begin_folder(path: Path) -> Path:
+    """An empty folder, aside, in which what is to be ``path`` is written."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f"{ASIDE}{os.getpid()}-{path.name}")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir()
-    fill(aside)
+    return aside
+
+
+def commit_folder(aside: Path, path: Path) -> None:
+    """Flush what was written aside, and put it in the place of ``path``."""
     for entry in sorted(aside.rglob("*"), reverse=True):
         _sync(entry)
     _sync(aside)

@@ -6,16 +6,11 @@ new directory and changing it back finds the old one. ``current`` beside them na
 
 from __future__ import annotations
 
-import fcntl
-import os
-import socket
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from srum_plugins.errors import StageError
 from srum_plugins.runs.files import clean, read_json, write_if_different, write_json
 from srum_plugins.runs.fingerprint import SHORT, changes, fingerprint
 
@@ -51,22 +46,16 @@ class StageDirectory:
         differences = changes(read_json(manifest)["ingredients"], self.ingredients)
         return f"{self.name} is stale: {'; '.join(differences)}"
 
-    @contextmanager
-    def open(self) -> Iterator[None]:
-        """Create the directory with its manifest, keep other processes out, and remove half-written leftovers.
-
-        Raises:
-            StageError: another process is running this very stage.
-        """
+    def begin(self) -> None:
+        """Create the directory with its manifest, or go on with what is there without half-written leftovers. Only for
+        who holds the run directory (:mod:`srum_plugins.runs.lock`)."""
         self.path.mkdir(parents=True, exist_ok=True)
-        with _locked(self.path / "lock", self.name):
-            clean(self.path)
-            manifest = {"stage": self.name, "fingerprint": self.fingerprint, "ingredients": self.ingredients}
-            if not (self.path / "manifest.json").exists():
-                write_json(self.path / "manifest.json", manifest)
-            self.use()
-            self._clock = time.monotonic()
-            yield
+        clean(self.path)
+        manifest = {"stage": self.name, "fingerprint": self.fingerprint, "ingredients": self.ingredients}
+        if not (self.path / "manifest.json").exists():
+            write_json(self.path / "manifest.json", manifest)
+        self.use()
+        self._clock = time.monotonic()
 
     def use(self) -> None:
         """Note that the run's current configuration uses this directory."""
@@ -91,20 +80,3 @@ class StageDirectory:
         now = time.monotonic()
         write_json(self.path / "seconds.json", round(self.seconds() + now - self._clock, 3))
         self._clock = now
-
-
-@contextmanager
-def _locked(path: Path, what: str) -> Iterator[None]:
-    """Hold a lock file. The kernel drops the lock with its process, so that one left by a dead process is free."""
-    with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            raise StageError(f"{what} is already being run by {holder}: wait for it, or stop it ({path})") from error
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
-        yield
-        file.truncate(0)

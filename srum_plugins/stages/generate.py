@@ -41,7 +41,7 @@ def progress(session: Session, directory: StageDirectory) -> tuple[int, int]:
     return candidates.done(), candidates.total
 
 
-def execute(session: Session, directory: StageDirectory) -> dict[str, Any]:
+def make(session: Session, directory: StageDirectory) -> None:
     """Generate what is missing. A candidate's seed is a hash of the run's seed, its prompt's id and its index, so that
     neither the other prompts nor the batching matter."""
     settings, prompts = session.config.generate, session.prompts
@@ -69,8 +69,13 @@ def execute(session: Session, directory: StageDirectory) -> dict[str, Any]:
             )
         return records, files
 
+    run_chunks(session, shards(session, directory), work, directory)
+
+
+def conclude(session: Session, directory: StageDirectory) -> dict[str, Any]:
+    """Draw a grid of samples."""
+    settings, prompts = session.config.generate, session.prompts
     candidates = shards(session, directory)
-    run_chunks(session, candidates, work, directory)
     shown = candidates.read()[: SHOWN * settings.candidates]
     texts = {prompt.id: prompt.text for prompt in prompts}
     pictures = [read_image(directory.path / candidate.image) for candidate in shown]
@@ -109,4 +114,4 @@ def locate(session: Session, candidates: Sequence[Candidate]) -> list[Located]:
     return [Located(prompts[item.prompt_id], item, read_image(folder / item.image)) for item in candidates]
 
 
-STAGE = Stage("generate", inputs=(), ingredients=ingredients, progress=progress, execute=execute)
+STAGE = Stage("generate", inputs=(), ingredients=ingredients, progress=progress, make=make, conclude=conclude)
