@@ -161,9 +161,10 @@ def works(run: Run, counts: Counts) -> Iterator[Work]:
         moved = written_bytes(run.answer_tokens, counts.before_answer, run.rows, counts)
         yield Work("judge", "read an image and a question", "read", counts.ask, asked)
         yield Work("judge", f"write an answer of {run.answer_tokens} tokens", "memory", moved, asked)
-    yield Work("train", "encode an image", "float32", counts.encode, images)
     trained = run.steps * run.batch
-    yield Work("train", f"an image of {run.steps} steps, scope {run.scope}", "train", counts.train, trained)
+    # When a step asks for it; one that comes again may still be held.
+    yield Work("train", "encode an image", "float32", counts.encode, trained)
+    yield Work("train", f"train on an image, scope {run.scope}", "train", counts.train, trained)
     yield from _drawn("evaluate", run, counts, 2 * run.benchmark_prompts, 2 * run.benchmark_prompts)
 
 
