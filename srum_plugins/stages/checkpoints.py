@@ -12,9 +12,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from srum_plugins.errors import CheckpointError
+from srum_plugins.errors import CheckpointError, DamagedError
 from srum_plugins.runs.files import write_bytes, write_folder
 from srum_plugins.runs.store import StageDirectory
+from srum_plugins.runs.sums import check_folder
 from srum_plugins.stages.optimizers import restore_state, state_tensors
 
 KEPT = 2  # checkpoints
@@ -88,12 +89,13 @@ def resume(directory: StageDirectory, state: TrainingState) -> int:
         return 0
     done, folder = saved[-1]
     try:
+        check_folder(folder)
         values = load_file(folder / "parameters.safetensors")
         slots = load_file(folder / "optimizer.safetensors")
         average = load_file(folder / "average.safetensors") if state.average else {}
-    except (OSError, SafetensorError) as error:
+    except (DamagedError, OSError, SafetensorError) as error:
         raise CheckpointError(
-            f"{folder} is damaged ({error}). Delete it to go on from an earlier checkpoint."
+            f"a checkpoint is damaged: {error} Without it training goes on from an earlier one."
         ) from error
     _fill(folder, state.parameters, values)
     _fill(folder, state.average, average)

@@ -11,7 +11,6 @@ from torch import Tensor
 from srum_plugins.contracts import Example, ModelAdapter, TrainBatch
 from srum_plugins.errors import ContractError
 from srum_plugins.providers import Kind
-from srum_plugins.runs.files import read_image, read_tensor
 from srum_plugins.runs.fingerprint import stable_seed
 from srum_plugins.stages import generate
 from srum_plugins.stages.session import Session
@@ -39,7 +38,8 @@ class Dataset:
         roles = {(len(example.candidates), len(example.maps)) for example in examples}
         if len(roles) > 1 or any(candidates != maps for candidates, maps in roles):
             raise ContractError(f"objective {objective!r}: every example needs the same roles, each with its map")
-        records = {candidate.id: candidate for candidate in generate.read_candidates(session)}
+        files = generate.saved(session)
+        records = {candidate.id: candidate for candidate in files.read()}
         wanted = list(dict.fromkeys(name for example in examples for name in example.candidates))
         if unknown := [name for name in wanted if name not in records]:
             raise ContractError(f"objective {objective!r} asks for candidates that do not exist: {unknown[0]!r}")
@@ -52,14 +52,13 @@ class Dataset:
                     f"must have one size, got {sorted({sizes[name] for name in example.candidates})}"
                 )
         on_grid = [grids[sizes[example.candidates[0]]] for example in examples]
-        folder = session.directory(generate.STAGE).path
         latents: dict[str, Tensor] = {}
         device = torch.device(session.config.run.device)
         if session.config.train.latents == "kept":
-            latents = {name: read_tensor(folder / kept) for name in wanted if (kept := records[name].latents)}
+            latents = {name: files.tensor(kept) for name in wanted if (kept := records[name].latents)}
         torch.manual_seed(stable_seed(session.config.run.seed, "encode"))  # for encoders that sample: a resumed run too
         for names in _chunks({name: size for name, size in sizes.items() if name not in latents}):
-            encoded = model.encode([read_image(folder / records[name].image) for name in names])
+            encoded = model.encode([files.image(records[name].image, sizes[name]) for name in names])
             device = encoded.device
             latents.update(zip(names, encoded.detach().cpu(), strict=True))
         return cls(

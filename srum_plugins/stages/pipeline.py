@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -15,7 +17,7 @@ from srum_plugins.errors import StageError
 from srum_plugins.host import PluginHost, Registered
 from srum_plugins.providers import Kind
 from srum_plugins.report import rows
-from srum_plugins.runs.files import read_json, write_if_different
+from srum_plugins.runs.files import read_sealed, storing, write_if_different
 from srum_plugins.runs.store import StageDirectory
 from srum_plugins.stages import evaluate, generate, ground, judge, reward, train
 from srum_plugins.stages.session import Session, Stage
@@ -65,7 +67,8 @@ def run(
             say(f"nothing to do: {_count(chosen)} complete in {config.directory} for this configuration")
             return _summary(session)
     if not _summary(session):  # what is there is of another configuration, and stays with its evaluation
-        (config.directory / "summary.json").unlink(missing_ok=True)
+        with storing(config.directory / "summary.json"):
+            (config.directory / "summary.json").unlink(missing_ok=True)
     write_if_different(config.directory / "config.yaml", settings)
     hook = host.hook
     try:
@@ -123,14 +126,14 @@ def _publish(session: Session, stage: Stage, directory: StageDirectory) -> None:
     hook, info = session.host.hook, session.info
     figures = {name: float(value) for name, value in directory.facts().items() if isinstance(value, int | float)}
     hook.srum_metrics(run=info, stage=stage.name, metrics=figures)
-    folder, shown = session.config.directory / "pictures", sorted((directory.path / "pictures").glob("*.png"))
-    names = {path.name for path in directory.path.parent.glob("*/pictures/*.png")} - {path.name for path in shown}
+    folder, shown = session.config.directory / "pictures", directory.pictures()
+    names = {path.name for path in directory.path.parent.glob("*/pictures/*.png")} - shown.keys()
     for name in names:  # what another configuration had to show, and this one not
         (folder / name).unlink(missing_ok=True)
-    for path in shown:
-        write_if_different(folder / path.name, path.read_bytes())
-        with Image.open(path) as image:
-            hook.srum_images(run=info, name=path.stem, image=image.convert("RGB"))
+    for name, data in shown.items():
+        write_if_different(folder / name, data)
+        with Image.open(io.BytesIO(data)) as image:
+            hook.srum_images(run=info, name=Path(name).stem, image=image.convert("RGB"))
     if stage is evaluate.STAGE:
         hook.srum_table(run=info, name="results", rows=rows(_summary(session)))
 
@@ -141,7 +144,7 @@ def _summary(session: Session) -> dict[str, Any]:
     if not directory.complete:
         return {}
     seconds = {stage.name: session.directory(stage).seconds() for stage in STAGES}
-    return {**read_json(directory.path / "summary.json"), "arm": session.config.arm, "seconds": seconds}
+    return {**read_sealed(directory.path / "summary.json"), "arm": session.config.arm, "seconds": seconds}
 
 
 def _outcome(session: Session, settings: bytes) -> Mapping[Any, bytes]:

@@ -18,7 +18,7 @@ from srum_plugins.contracts import ModelAdapter, TrainBatch
 from srum_plugins.errors import ContractError, StageError
 from srum_plugins.pictures import training_curve
 from srum_plugins.providers import Kind
-from srum_plugins.runs.files import write_folder
+from srum_plugins.runs.files import storing, write_folder
 from srum_plugins.runs.fingerprint import stable_seed
 from srum_plugins.runs.store import StageDirectory
 from srum_plugins.stages import generate, optimizers, reward
@@ -66,7 +66,8 @@ def execute(session: Session, directory: StageDirectory) -> dict[str, Any]:
     start = resume(directory, state)
     announce = session.listens("srum_train_step_started")
     report = session.listens("srum_train_step_finished")
-    with (directory.path / "metrics.jsonl").open("a", encoding="utf-8") as log:
+    lines = directory.path / "metrics.jsonl"
+    with storing(lines), lines.open("a", encoding="utf-8") as log:
         for step in range(start, settings.steps):
             if announce:
                 hook.srum_train_step_started(run=info, step=step)
