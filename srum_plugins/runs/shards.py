@@ -18,7 +18,7 @@ from PIL import Image
 from srum_plugins.errors import ContractError, DamagedError
 from srum_plugins.records import from_json, to_json
 from srum_plugins.runs.files import image_bytes, parse_image, parse_tensor, tensor_bytes, write_bytes
-from srum_plugins.runs.sums import check_file, inside, read_checked, read_sums, refuse_odd, sums_text
+from srum_plugins.runs.sums import Sum, check_file, inside, read_checked, read_sums, refuse_odd, sums_text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,7 +38,7 @@ class Shards(Generic[T]):
 
     def __init__(self, folder: Path, kind: type[T], total: int, chunk: int) -> None:
         self.folder, self.kind, self.total, self.chunk = folder, kind, total, chunk
-        self._known: dict[str, str] = {}
+        self._known: dict[str, Sum] = {}
 
     def __len__(self) -> int:
         """The number of chunks."""
@@ -144,7 +144,7 @@ class Shards(Generic[T]):
                     self._known.update(self._sums(index))
         return read_checked(self.folder, name, self._known)
 
-    def _sums(self, index: int) -> dict[str, str]:
+    def _sums(self, index: int) -> dict[str, Sum]:
         path, part = self.sums(index), self.part(index).name
         sums = read_sums(path)
         if list(sums)[-1:] != [part]:

@@ -7,12 +7,21 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from srum_plugins.errors import ContractError, DamagedError, StorageError
 
 SUMS = "SHA256SUMS"  # the sums of a whole folder
 _LINE = re.compile(r"([0-9a-f]{64})  (.+)")
+
+
+@dataclass(frozen=True)
+class Sum:
+    """The sha256 that a file was written with, 64 hex digits, and the file that says so."""
+
+    sha256: str
+    source: Path
 
 
 def inside(folder: Path, name: str) -> Path:
@@ -46,8 +55,8 @@ def refuse_odd(names: Iterable[str]) -> None:
             raise ContractError(f"{name!r} cannot be the name of a file in a run directory: it must be a plain path")
 
 
-def read_sums(path: Path) -> dict[str, str]:
-    """What :func:`sums_text` made: sha256 by name, in order. Raises DamagedError if it is missing or malformed."""
+def read_sums(path: Path) -> dict[str, Sum]:
+    """What :func:`sums_text` made, by name and in order. Raises DamagedError if it is missing or malformed."""
     with reading(path):
         data = path.read_bytes()
     try:
@@ -56,12 +65,12 @@ def read_sums(path: Path) -> dict[str, str]:
         raise DamagedError(path, "it is no list of sha256 sums") from error
     if lines.pop():
         raise DamagedError(path, "its last line is cut off")
-    found: dict[str, str] = {}
+    found: dict[str, Sum] = {}
     for number, line in enumerate(lines, start=1):
         match = _LINE.fullmatch(line)
-        if match is None or match[2] in found:
-            raise DamagedError(path, f"line {number} is no sha256 sum of another file")
-        found[match[2]] = match[1]
+        if match is None or match[2] in found or not _is_plain(match[2]):
+            raise DamagedError(path, f"line {number} is no sha256 sum of another file in its folder")
+        found[match[2]] = Sum(match[1], path)
     return found
 
 
@@ -71,20 +80,20 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def check_file(folder: Path, name: str, expected: str) -> None:
+def check_file(folder: Path, name: str, expected: Sum) -> None:
     """Raise DamagedError unless the file is there with this sha256."""
     path = inside(folder, name)
-    with reading(path):
+    with reading(path, expected.source):
         found = digest(path)
     _compare(path, found, expected)
 
 
-def read_checked(folder: Path, name: str, sums: Mapping[str, str]) -> bytes:
+def read_checked(folder: Path, name: str, sums: Mapping[str, Sum]) -> bytes:
     """The content of a file that a record names. Raises DamagedError unless it is there with the sha256 in ``sums``."""
     path = inside(folder, name)
     if name not in sums:
         raise DamagedError(path, "no list of sha256 sums has it")
-    with reading(path):
+    with reading(path, sums[name].source):
         data = path.read_bytes()
     _compare(path, hashlib.sha256(data).hexdigest(), sums[name])
     return data
@@ -127,21 +136,22 @@ def check_folder(folder: Path) -> None:
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Turn what keeps a file from being read into a DamagedError, or a StorageError if only its rights do."""
+def reading(path: Path, source: Path | None = None) -> Iterator[None]:
+    """Turn what keeps a file from being read into a DamagedError, or a StorageError if only its rights do. ``source``
+    is the file that lists it."""
     try:
         yield
     except FileNotFoundError as error:
-        raise DamagedError(path, "it is missing") from error
+        raise DamagedError(path, f"it is missing, but {source.name} lists it" if source else "it is missing") from error
     except PermissionError as error:
         raise StorageError(f"{path} may not be read: {error.strerror}. Its owner can allow it.") from error
     except OSError as error:
         raise DamagedError(path, f"it cannot be read: {error.strerror}") from error
 
 
-def _compare(path: Path, found: str, expected: str) -> None:
-    if found != expected:
-        raise DamagedError(path, f"its content has changed: its sha256 begins with {found[:12]}, not {expected[:12]}")
+def _compare(path: Path, found: str, expected: Sum) -> None:
+    if found != expected.sha256:
+        raise DamagedError(path, f"its content is not that which {expected.source.name} lists")
 
 
 def _is_plain(name: str) -> bool:

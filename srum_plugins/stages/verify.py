@@ -129,22 +129,22 @@ def _findings(session: Session, part: Part, seen: Seen) -> Iterator[Finding]:
         shards = SHARDS[name](session, directory)
         for index in range(len(shards)):
             if shards.part(index).exists():
-                for error in shards.damage(index, seen):
-                    yield finding(error, shards.part(index), shards.sums(index), *again)
+                for wrong in shards.damage(index, seen):
+                    yield finding(wrong, shards.part(index), shards.sums(index), *again)
             elif done:
                 yield finding(DamagedError(shards.part(index), "it is missing"), *again)
     if part is train.STAGE:
         for _, checkpoint in checkpoints(directory):
-            for error in damage(checkpoint, seen):
+            for wrong in damage(checkpoint, seen):
                 if checkpoint.exists():  # else a newer one has replaced it meanwhile
-                    yield finding(error, checkpoint)
+                    yield finding(wrong, checkpoint)
         weights = train.weights(directory)
         if done or weights.exists():
-            for error in damage(weights, seen):
-                yield finding(error, weights, *again)
+            for wrong in damage(weights, seen):
+                yield finding(wrong, weights, *again)
     if done:
-        for error in damage(folder, seen, directory.loose()):
-            yield finding(error, folder / SUMS, *again)
+        for wrong in damage(folder, seen, directory.loose()):
+            yield finding(wrong, folder / SUMS, *again)
 
 
 def _absent(session: Session, directory: StageDirectory, part: Part) -> Iterator[tuple[Path, str]]:
