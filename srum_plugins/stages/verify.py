@@ -37,7 +37,7 @@ SHARDS: dict[str, Callable[[Session, StageDirectory], Shards[Any]]] = {
 }
 OUTCOMES = {"baseline": ("understanding.json",), "evaluate": ("understanding.json", "summary.json")}
 FIGURES = ("seconds.json", "cost-")  # time and money spent: nothing is made of them, so that nothing is made again
-DONE = "done.json"
+MANIFEST, DONE = "manifest.json", "done.json"
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def verify(session: Session, tell: Callable[[str, int, int], None] = lambda stag
 
 
 def repair(session: Session, findings: Sequence[Finding], say: Callable[[str], None]) -> None:
-    """Remove what is damaged, and tell ``say`` each file or folder.
+    """Remove what is damaged, tell ``say`` each file or folder, and write missing manifests anew.
 
     Raises:
         StageError: a stage is being run.
@@ -120,10 +120,10 @@ def _findings(session: Session, part: Part, seen: Seen) -> Iterator[Finding]:
         try:
             read_sealed(file)
         except DamagedError as error:
-            keeps = file.name == "manifest.json" or file.name.startswith(FIGURES)
+            keeps = file.name == MANIFEST or file.name.startswith(FIGURES)
             yield finding(error, file, *([] if keeps else again))
     for file, problem in _absent(session, directory, part):
-        yield finding(DamagedError(file, problem), *again)
+        yield finding(DamagedError(file, problem), *([] if file.name == MANIFEST else again))
     done = (folder / DONE).exists()
     if name in SHARDS:
         shards = SHARDS[name](session, directory)
@@ -152,14 +152,14 @@ def _absent(session: Session, directory: StageDirectory, part: Part) -> Iterator
     complete, and its done.json when a stage that reads it has begun."""
     folder = directory.path
     begun = any(path.name != "lock" and not path.name.startswith(ASIDE) for path in folder.iterdir())
-    wanted = ["manifest.json"] if begun else []
+    wanted = [MANIFEST] if begun else []
     if (folder / DONE).exists():
         wanted += OUTCOMES.get(part.name, ())
     for name in wanted:
         if not (folder / name).exists():
             yield folder / name, "it is missing"
     # The stage evaluate has begun when it measures what is before training, and is complete only after that.
-    signs = {other.name: "manifest.json" for other in PARTS if part in other.inputs}
+    signs = {other.name: MANIFEST for other in PARTS if part in other.inputs}
     for reader in PARTS:
         sign = DONE if part is evaluate.BASELINE and reader is evaluate.STAGE else signs.get(reader.name)
         if sign and not (folder / DONE).exists() and (session.directory(reader).path / sign).exists():
