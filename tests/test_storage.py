@@ -46,7 +46,7 @@ while message := refused():
     host = toy_host()
     assert not verify(Session(toy_config(folder, host=host), host)).findings
     print(message)
-    size += 150
+    size += 200
     mount(f"remount,size={size}k")
 print("complete at", size)
 whole = contents(folder / "run")
