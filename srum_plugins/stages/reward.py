@@ -97,7 +97,7 @@ def conclude(session: Session, directory: StageDirectory) -> dict[str, Any]:
 def read_judged(session: Session) -> list[Judged]:
     """Every candidate with all that is known of it, from disk, but for the background."""
     prompts = {prompt.id: prompt for prompt in session.prompts}
-    candidates = generate.read_candidates(session)
+    candidates = generate.saved(session).read()
     groundings, judgements = ground.read_groundings(session), judge.read_judgements(session)
     return [
         Judged(prompts[candidate.prompt_id], candidate, foreground(grounding), without_background(judgement, grounding))
@@ -136,7 +136,7 @@ def _sheet(session: Session, items: list[Judged], rewards: list[Reward | None]) 
         ends.append((group[0], group[-1]) if len(group) > 1 else (group[0],))
     ends.sort(key=lambda pair: pair[-1][1].score - pair[0][1].score)
     shown = [pair for end in ends[:SHOWN] for pair in end]
-    images = [place.image for place in generate.locate(session, [item.candidate for item, _ in shown])]
+    located = generate.locate(session, generate.saved(session), [item.candidate for item, _ in shown])
     grid = session.directory(generate.STAGE).facts()["token_grid"]
     return reward_sheet(
         [
@@ -146,7 +146,7 @@ def _sheet(session: Session, items: list[Judged], rewards: list[Reward | None]) 
                 tuple(grid) if grid else (image.height, image.width),
                 f"{item.prompt.text} · {reward.score:+.3f}",
             )
-            for image, (item, reward) in zip(images, shown, strict=True)
+            for image, (item, reward) in zip((place.image for place in located), shown, strict=True)
         ]
     )
 
