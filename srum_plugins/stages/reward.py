@@ -52,11 +52,36 @@ def progress(session: Session, directory: StageDirectory) -> tuple[int, int]:
 
 def make(session: Session, directory: StageDirectory) -> None:
     """Aggregate, in the main process alone: it takes seconds."""
-    rewards, who = shards(session, directory), session.choice(Kind.AGGREGATOR)
+    rewards = shards(session, directory)
     if not session.world.main or not rewards.missing():
         return
-    items = read_judged(session)
     torch.manual_seed(stable_seed(session.config.run.seed, "reward"))  # as in run_chunks
+    rewards.write(0, aggregated(session, read_judged(session)))
+    session.hook.srum_stage_advanced(run=session.info, stage="reward", done=rewards.total, total=rewards.total)
+
+
+def conclude(session: Session, directory: StageDirectory) -> dict[str, Any]:
+    """Draw an overlay sheet."""
+    items, rewards = read_judged(session), shards(session, directory)
+    given = _rewards(rewards)
+    scores = [reward.score for reward in given if reward is not None]
+    if not scores:
+        raise StageError(
+            f"no candidate has a reward: every judgement failed (judge {session.choice(Kind.JUDGE).name!r})"
+        )
+    session.picture(directory, "rewards", _sheet(session, items, given))
+    return {
+        "rewards": len(scores),
+        "without_reward": len(items) - len(scores),
+        "score_mean": sum(scores) / len(scores),
+        "score_min": min(scores),
+        "score_max": max(scores),
+    }
+
+
+def aggregated(session: Session, items: list[Judged]) -> list[RewardRecord]:
+    """The rewards of the run's aggregator, checked against the contract: one per candidate."""
+    who = session.choice(Kind.AGGREGATOR)
     given = session.aggregator.aggregate(items, stable_seed(session.config.run.seed, "reward"))
     if len(given) != len(items):
         raise ContractError(f"aggregator {who.name!r} returned {len(given)} rewards for {len(items)} candidates")
@@ -68,30 +93,10 @@ def make(session: Session, directory: StageDirectory) -> None:
     for item, reward in zip(items, given, strict=True):
         if reward is not None:
             _check(item, reward, who.name)
-    records = [
+    return [
         RewardRecord(item.candidate.id, reward.score if reward else None, reward.map if reward else None)
         for item, reward in zip(items, given, strict=True)
     ]
-    rewards.write(0, records)
-    session.hook.srum_stage_advanced(run=session.info, stage="reward", done=rewards.total, total=rewards.total)
-
-
-def conclude(session: Session, directory: StageDirectory) -> dict[str, Any]:
-    """Draw an overlay sheet."""
-    items, rewards = read_judged(session), shards(session, directory)
-    scores = [record.score for record in rewards.read() if record.score is not None]
-    if not scores:
-        raise StageError(
-            f"no candidate has a reward: every judgement failed (judge {session.choice(Kind.JUDGE).name!r})"
-        )
-    session.picture(directory, "rewards", _sheet(session, items, read_rewards(session)))
-    return {
-        "rewards": len(scores),
-        "without_reward": len(items) - len(scores),
-        "score_mean": sum(scores) / len(scores),
-        "score_min": min(scores),
-        "score_max": max(scores),
-    }
 
 
 def read_judged(session: Session) -> list[Judged]:
@@ -107,9 +112,13 @@ def read_judged(session: Session) -> list[Judged]:
 
 def read_rewards(session: Session) -> list[Reward | None]:
     """All rewards, from disk, in the order of the candidates."""
+    return _rewards(shards(session, session.directory(STAGE)))
+
+
+def _rewards(rewards: Shards[RewardRecord]) -> list[Reward | None]:
     return [
         None if record.map is None or record.score is None else Reward(record.candidate_id, record.map, record.score)
-        for record in shards(session, session.directory(STAGE)).read()
+        for record in rewards.read()
     ]
 
 
