@@ -38,7 +38,7 @@ from srum_plugins.memory.workload import Asking, Drawing, Learning, Workload
 from srum_plugins.providers import Kind
 from srum_plugins.records import Prompt
 from srum_plugins.rewards.objectives import Weighted, WeightedOptions
-from srum_plugins.stages import optimizers
+from srum_plugins.training import optimizers
 
 REPEATS = 3
 WORDS = 32

@@ -51,9 +51,14 @@ def _run(args: argparse.Namespace) -> None:
     host = PluginHost.load()
     config = load(args.config, args.overrides, host)
     from srum_plugins.stages.pipeline import run  # here, because torch takes seconds: mistakes are told before
+    from srum_plugins.world import join
 
-    summary = run(config, host, only=args.only, say=say)
-    if summary and args.only in (None, "evaluate"):
+    world = join(config.run.device)
+    try:
+        summary = run(config, host, only=args.only, say=say, world=world)
+    finally:
+        world.leave()
+    if world.main and summary and args.only in (None, "evaluate"):
         console.print(table(summary))
         say(f"summary: {config.directory / 'summary.json'}")
         say(f"pictures: {config.directory / 'pictures'}")

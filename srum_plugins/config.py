@@ -28,6 +28,7 @@ from srum_plugins.options import build_options
 from srum_plugins.providers import PRESET, Kind, NoOptions, Provider
 
 DECAYS = ("constant", "linear", "cosine")
+SHARDINGS = ("none", "fsdp2")
 OPTIMIZERS = ("adamw", "adamw8bit")
 LATENTS = ("kept", "encoded")
 FILTERS = ("none", "drop", "background")
@@ -89,14 +90,25 @@ class TrainSection:
     ``optimizer`` is ``adamw``, or ``adamw8bit`` for weights in bfloat16, which plain AdamW hardly moves.
     ``grad_clip`` is the largest gradient norm (null: none). With ``ema`` above 0 an exponential moving average of the
     weights is kept, in float32 beside them, and is what training ends with; its decay rises with the step s (from 0) as
-    (s + 1) / (s + 10) up to ``ema``. ``latents`` says whether those that
+    (s + 1) / (s + 10) up to ``ema``.
+
+    ``batch`` counts the examples of a step, those of all processes together, and ``microbatch`` those of one forward
+    (null: all of a process). ``sharding`` is ``none``, where each process holds all weights, or ``fsdp2``, where each
+    holds a part of everything. ``master_weights`` keeps weights of lower precision a second time in float32, where the
+    optimizer moves them. ``latents`` says whether those that
     the adapter kept with its candidates are trained on (``kept``), or the images are encoded all the same
-    (``encoded``). ``checkpoint_every`` counts steps.
+    (``encoded``); ``latents_gib`` is how much memory a process may keep them in.
+
+    ``checkpoint_every`` counts steps. The last ``keep`` checkpoints are kept, and the one where ``keep_best`` was
+    lowest (the name of a metric, its mean since the checkpoint before; ``-NAME`` for the highest).
     """
 
     optimizer: str = "adamw"
     steps: int = 100
     batch: int = 32
+    microbatch: int | None = None
+    sharding: str = "none"
+    master_weights: bool = False
     lr: float = 1e-4
     warmup: int = 10
     decay: str = "constant"
@@ -106,7 +118,10 @@ class TrainSection:
     grad_clip: float | None = 1.0
     ema: float = 0.0
     latents: str = "kept"
+    latents_gib: float = 4.0
     checkpoint_every: int = 25
+    keep: int = 2
+    keep_best: str | None = None
 
 
 @dataclass(frozen=True)
@@ -420,9 +435,12 @@ def _check_values(config: RunConfig) -> None:
         "evaluate.height": (evaluate.height, 1),
         "train.steps": (train.steps, 1),
         "train.batch": (train.batch, 1),
+        "train.microbatch": (train.microbatch, 1),
         "train.warmup": (train.warmup, 0),
         "train.weight_decay": (train.weight_decay, 0.0),
+        "train.latents_gib": (train.latents_gib, 0.0),
         "train.checkpoint_every": (train.checkpoint_every, 1),
+        "train.keep": (train.keep, 1),
     }
     for key, (value, least) in at_least.items():
         if value is not None and not (value >= least and math.isfinite(value)):
@@ -440,6 +458,7 @@ def _check_values(config: RunConfig) -> None:
     for key, word, known in (
         ("train.decay", train.decay, DECAYS),
         ("train.optimizer", train.optimizer, OPTIMIZERS),
+        ("train.sharding", train.sharding, SHARDINGS),
         ("train.latents", train.latents, LATENTS),
         ("ground.filter", config.ground.filter, FILTERS),
     ):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -23,7 +23,7 @@ from srum_plugins.rewards.maps import RewardMap
 
 if TYPE_CHECKING:  # torch stays out of start-up: the command line answers without it
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
 
 
 class Capability(StrEnum):
@@ -36,6 +36,7 @@ class Capability(StrEnum):
     LOCATE = "locate"
     LOCATE_ALL = "locate-all"
     TRAIN = "train"
+    SHARD = "shard"
 
 
 @dataclass(frozen=True)
@@ -225,6 +226,13 @@ class ModelAdapter(ABC):  # noqa: B024 - which methods a subclass needs follows 
         """
         raise self._cannot("train")
 
+    def shard(self, apply: Callable[[nn.Module], None]) -> dict[str, torch.nn.Parameter]:
+        """Share the weights out among processes, after :meth:`start_training`: ``apply`` is called on each module whose
+        weights are gathered together when it works, inner ones before the one that holds them; the last holds all that
+        is trained. Every call of a module is one of its ``forward``. Returns what ``start_training`` did, anew: the
+        parameters are others now. Only of adapters that can SHARD."""
+        raise self._cannot("be sharded")
+
     def save(self, folder: Path) -> None:
         """Write weights (safetensors) and whatever is needed to load this model again."""
         raise self._cannot("save")
@@ -340,12 +348,28 @@ class Example:
 class TrainBatch:
     """A batch of examples on the device. ``latents[r]`` are those of role ``r``, one tensor (C, H, W) an example, and
     ``weights[r]`` (T,) its reward maps on the token grids, float32, in the order of a prediction's tokens. ``grids``
-    are the (h, w) of each example, the same for all its roles."""
+    are the (h, w) of each example, the same for all its roles.
+
+    A batch may be a part of its step, of which other processes, or this one later, have the rest. ``step_tokens`` and
+    ``step_examples`` count the whole step (None: this batch is all of it), and a loss is this batch's share of the
+    step's: :meth:`mean_of_tokens` and :meth:`mean_of_examples` in place of means.
+    """
 
     prompts: tuple[Prompt, ...]
     latents: tuple[Sequence[Tensor], ...]
     weights: tuple[Tensor, ...]
     grids: tuple[tuple[int, int], ...]
+    step_tokens: int | None = None
+    step_examples: int | None = None
+
+    def mean_of_tokens(self, values: Tensor) -> Tensor:
+        """This batch's share of the mean over all tokens of the step, of its own (T,): the shares add up to the mean.
+        So every token counts the same, whatever it is batched with."""
+        return values.sum() / (self.step_tokens or len(values))
+
+    def mean_of_examples(self, values: Tensor) -> Tensor:
+        """As :meth:`mean_of_tokens`, over all examples of the step, of its own (B,)."""
+        return values.sum() / (self.step_examples or len(values))
 
     def by_image(self, tokens: Tensor) -> tuple[Tensor, ...]:
         """Numbers (T,) of tokens as one tensor (h * w,) an example."""
@@ -366,7 +390,8 @@ class Objective(ABC):
 
     @abstractmethod
     def loss(self, model: ModelAdapter, batch: TrainBatch, draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
-        """The scalar loss (float32, with gradient) and detached scalar metrics by name."""
+        """The scalar loss (float32, with gradient) and detached scalar metrics by name: this batch's shares of those of
+        its step, which are added up (:meth:`TrainBatch.mean_of_tokens`)."""
 
 
 class PromptSet(ABC):

@@ -114,12 +114,42 @@ def check_optimizer(adapter: Registered, options: Any, training: Any, train: Tra
                 f"train.beta2={train.beta2:g} does not work with weights in {dtype}: small tensors keep their moments "
                 f"in that dtype, where such a moment never decays. Set it to {MOST_BETA2:g} or less"
             )
-    elif dtype != "float32":
+    if train.master_weights and dtype == "float32":
+        raise ConfigError(
+            f"train.master_weights keeps a copy in float32, and the weights of the adapter {adapter.provider.name!r} "
+            "are in float32 already: leave it out"
+        )
+    if train.optimizer == "adamw" and dtype != "float32" and not train.master_weights:
         raise ConfigError(
             f"train.optimizer={train.optimizer} cannot train weights in {dtype}, which is what the adapter "
             f"{adapter.provider.name!r} has with these options: a step far smaller than a weight rounds to nothing. "
-            "Set train.optimizer=adamw8bit, which rounds at random, or give the adapter float32 weights"
+            "Set train.optimizer=adamw8bit, which rounds at random, or train.master_weights=true, which moves a copy "
+            "in float32, or give the adapter float32 weights"
         )
+
+
+def check_world(adapter: Registered, train: TrainSection, size: int) -> None:
+    """Refuse a training that ``size`` processes cannot do together.
+
+    Raises:
+        ConfigError: why, and what to set.
+    """
+    if train.batch % size:
+        raise ConfigError(
+            f"train.batch={train.batch} cannot be shared equally by {size} processes: make it a multiple of {size}, or "
+            "start another number of them"
+        )
+    if train.sharding == "fsdp2":
+        if Capability.SHARD not in adapter.provider.capabilities:
+            raise ConfigError(
+                f"train.sharding=fsdp2 needs an adapter whose weights can be shared out, and {adapter.provider.name!r} "
+                "does not say so (capability shard): set train.sharding=none"
+            )
+        if train.optimizer == "adamw8bit":
+            raise ConfigError(
+                "train.sharding=fsdp2 does not work with train.optimizer=adamw8bit, whose blocks cannot be shared out: "
+                "set train.optimizer=adamw, with train.master_weights=true for weights in bfloat16"
+            )
 
 
 def check_latents(adapter: Registered, options: Any, train: TrainSection) -> None:

@@ -395,3 +395,10 @@ def _spec(module: str) -> ModuleSpec | None:
             return None
         spec = PathFinder.find_spec(f"{spec.name}.{part}", spec.submodule_search_locations)
     return spec
+
+
+def silent_hooks() -> pluggy.HookRelay:
+    """The event hooks with nobody to hear them."""
+    manager = pluggy.PluginManager(PROJECT)
+    manager.add_hookspecs(Events)
+    return manager.hook

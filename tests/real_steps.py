@@ -2,18 +2,19 @@
 
 import gc
 from collections.abc import Sequence
-from types import SimpleNamespace
-from typing import Any
 
 import torch
 
-from srum_plugins.contracts import ModelAdapter, TrainBatch
+from srum_plugins.contracts import Example, ModelAdapter
 from srum_plugins.memory.tracker import Tracker
 from srum_plugins.memory.workload import Learning
 from srum_plugins.records import Prompt
-from srum_plugins.stages import optimizers
-from srum_plugins.stages.checkpoints import TrainingState
-from srum_plugins.stages.train import train_step
+from srum_plugins.rewards.maps import RewardMap
+from srum_plugins.training.dataset import Dataset
+from srum_plugins.training.parallel import Single
+from srum_plugins.training.state import TrainingState
+from srum_plugins.training.step import Trainer
+from srum_plugins.world import World
 
 
 def peak_of_a_step(
@@ -26,16 +27,20 @@ def peak_of_a_step(
 ) -> int:
     """The peak of a training step on these latents, after one that makes the optimizer's state."""
     parameters = model.start_training(learning.adapter, base=learning.objective.uses_base)
-    optimizer = optimizers.build(learning.settings, parameters)
-    state = TrainingState.start(parameters, optimizer, averaged=learning.settings.ema > 0)
-    grid, count = model.token_grid(*size), len(latents)
-    weights = torch.ones(count * grid[0] * grid[1])
-    prompts = tuple(Prompt(str(index), text) for index in range(count))
-    batch = TrainBatch(prompts, (list(latents),) * 2, (weights,) * 2, (grid,) * count)
-    settings = SimpleNamespace(train=learning.settings, run=SimpleNamespace(seed=0))
-    session: Any = SimpleNamespace(config=settings, objective=learning.objective)
-    train_step(session, model, state, batch, 0)
+    state = TrainingState.start(learning.settings, parameters)
+    names = [str(index) for index in range(len(latents))]
+    flat = RewardMap(*size, (), alpha=1.0, background=1.0)
+    data = Dataset(
+        examples=[Example(Prompt(name, text), (name, name), (flat, flat)) for name in names],
+        latents=dict(zip(names, latents, strict=True)),
+        grids=[model.token_grid(*size)] * len(latents),
+        size=len(latents),
+        seed=0,
+        device=latents[0].device,
+    )
+    trainer = Trainer(learning.settings, 0, model, state, data, Single(learning.objective, model), World())
+    trainer.step(0)
     gc.collect()
     tracker.restart()
-    train_step(session, model, state, batch, 1)
+    trainer.step(1)
     return tracker.peak

@@ -113,7 +113,7 @@ def test_every_other_work_holds_what_was_estimated(blip3o: ModuleType) -> None:
             lambda: model.answer([Question(image, TEXT) for image in images]),
             lambda: model.choice_logprobs([Question(image, TEXT, ("yes", "no")) for image in images]),
             lambda: model.locate(images, [[TEXT]] * IMAGES),
-            lambda: model.encode(images[:1] * 32),
+            lambda: model.encode(images[:1]),
         ]
         peaks = []
         for work in works:
@@ -193,7 +193,7 @@ def test_the_command_tells_the_memory_of_a_checkpoint(
     found = json.loads(capsys.readouterr().out)
     assert found["held"]["gradients"] == found["held"]["prior, trained"]
     assert list(dict.fromkeys(work["stage"] for work in found["works"])) == list(STAGES)
-    assert ("encode 32 images of 32x32" in [work["name"] for work in found["works"]]) == tower
+    assert ("encode 1 image of 32x32" in [work["name"] for work in found["works"]]) == tower
     assert found["peak"] == max(work["held"] + work["activations"] for work in found["works"])
 
 

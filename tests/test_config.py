@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from srum_plugins.config import SECTIONS, SLOTS, RunConfig, TrainSection, load
 from srum_plugins.errors import ConfigError, PluginError, SrumError
 from srum_plugins.providers import Kind
-from srum_plugins.stages.train import learning_rate
+from srum_plugins.training.step import learning_rate
 
 HOST = toy_host()
 

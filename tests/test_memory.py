@@ -37,8 +37,8 @@ from srum_plugins.memory.workload import STAGES, Asking, Drawing, Estimate, Lear
 from srum_plugins.providers import Kind
 from srum_plugins.records import Prompt
 from srum_plugins.rewards.objectives import Paired, PairedOptions, Weighted, WeightedOptions
-from srum_plugins.stages import optimizers
 from srum_plugins.stages.pipeline import run
+from srum_plugins.training import optimizers
 
 ROOT = Path(__file__).parents[1]
 DEVICES = pytest.mark.parametrize("device", ["cpu", "meta"])

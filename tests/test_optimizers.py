@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from srum_plugins.config import TrainSection
-from srum_plugins.stages.optimizers import build, restore_state, set_rate, state_tensors
+from srum_plugins.training.optimizers import build, restore_state, set_rate, state_tensors
 
 
 def step(optimizer: torch.optim.Optimizer, parameters: dict[str, torch.nn.Parameter], seed: int) -> None:

@@ -12,7 +12,9 @@ from engine_fixtures import contents, toy_run
 
 from srum_plugins.errors import StageError, StorageError
 from srum_plugins.runs.files import REFUSALS, storing, write_bytes, write_folder
+from srum_plugins.runs.lock import held
 from srum_plugins.runs.store import StageDirectory
+from srum_plugins.world import World
 
 TESTS = Path(__file__).parent
 # Run in a mount namespace of its own, where it may mount what nobody else sees.
@@ -132,11 +134,7 @@ def test_a_stage_that_may_not_be_written_says_so(tmp_path: Path, monkeypatch: py
 
     directory = StageDirectory(tmp_path, "judge", {})
     monkeypatch.setattr(Path, "mkdir", refuse)
-    with pytest.raises(StorageError, match=r"judge.*read-only\. Make it writable"), directory.open():
-        pass
-    monkeypatch.undo()
-    with directory.open():
-        pass
-    monkeypatch.setattr(Path, "open", refuse)
-    with pytest.raises(StorageError, match=r"lock cannot be written"), directory.open():
+    with pytest.raises(StorageError, match=r"judge.*read-only\. Make it writable"):
+        directory.begin()
+    with pytest.raises(StorageError, match=r"lock cannot be written"), held(tmp_path, World()):
         pass

@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ from srum_plugins.errors import ContractError, DamagedError, StageError
 from srum_plugins.records import Box, Grounding, Region
 from srum_plugins.runs.files import ASIDE, clean, write_bytes, write_folder, write_json
 from srum_plugins.runs.fingerprint import canonical, changes, fingerprint, stable_seed
+from srum_plugins.runs.lock import held
 from srum_plugins.runs.shards import Shards
 from srum_plugins.runs.store import StageDirectory
 from srum_plugins.runs.sums import digest, sums_text
 from srum_plugins.stages.session import file_name
+from srum_plugins.world import World
 
 plain = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -171,14 +174,14 @@ def test_a_folder_is_whole_or_absent_and_leftovers_are_cleaned(tmp_path: Path) -
 def test_a_changed_setting_is_stale_in_words_and_changing_back_finds_the_old_results(tmp_path: Path) -> None:
     first = StageDirectory(tmp_path, "reward", {"aggregator": {"name": "srum"}})
     assert first.staleness() is None
-    with first.open():
-        assert not first.complete
-        first.finish({"rewards": 3})
+    first.begin()
+    assert not first.complete
+    first.finish({"rewards": 3})
     second = StageDirectory(tmp_path, "reward", {"aggregator": {"name": "shuffled"}})
     assert not second.complete
     assert second.staleness() == "reward is stale: aggregator was srum, is shuffled"
-    with second.open():
-        second.finish({})
+    second.begin()
+    second.finish({})
     third = StageDirectory(tmp_path, "reward", {"aggregator": {"name": "uniform"}})
     assert third.staleness() == "reward is stale: aggregator was shuffled, is uniform"
     again = StageDirectory(tmp_path, "reward", {"aggregator": {"name": "srum"}})
@@ -192,28 +195,27 @@ def test_a_changed_setting_is_stale_in_words_and_changing_back_finds_the_old_res
 def test_seconds_add_up_over_processes(tmp_path: Path) -> None:
     for _ in range(2):
         directory = StageDirectory(tmp_path, "judge", {})
-        with directory.open():
-            before = directory.seconds()
-            directory.tick()
-            assert directory.seconds() >= before
+        directory.begin()
+        before = directory.seconds()
+        directory.tick()
+        assert directory.seconds() >= before
 
 
 def _hold(root: Path, ready: Any, release: Any) -> None:
-    with StageDirectory(root, "train", {}).open():
+    with held(root, World()):
         ready.set()
         release.wait(30)
 
 
-def test_two_processes_cannot_run_one_stage_and_a_dead_one_holds_nothing(tmp_path: Path) -> None:
+def test_two_runs_cannot_have_one_directory_and_a_dead_one_holds_nothing(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     ready, release = context.Event(), context.Event()
     holder = context.Process(target=_hold, args=(tmp_path, ready, release))
     holder.start()
     assert ready.wait(30)
-    directory = StageDirectory(tmp_path, "train", {})
-    with pytest.raises(StageError, match=f"train is already being run by process {holder.pid}"), directory.open():
+    with pytest.raises(StageError, match=f"is already being run by process {holder.pid}"), held(tmp_path, World()):
         pass
     holder.kill()
     holder.join()
-    with directory.open():
-        assert (directory.path / "manifest.json").exists()
+    with held(tmp_path, World()):
+        assert (tmp_path / "lock").read_text().startswith(f"process {os.getpid()} on ")

@@ -19,19 +19,21 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from srum_plugins import hookimpl
+from srum_plugins.config import TrainSection
 from srum_plugins.contracts import Draws, Example, Generated, ModelAdapter, Objective, TrainBatch
 from srum_plugins.errors import CheckpointError, ContractError, StageError
 from srum_plugins.providers import Provider
 from srum_plugins.records import Prompt
 from srum_plugins.stages import train
-from srum_plugins.stages.checkpoints import TrainingState, checkpoints, resume
-from srum_plugins.stages.dataset import Dataset
 from srum_plugins.stages.session import Session
+from srum_plugins.training.checkpoints import checkpoints, resume
+from srum_plugins.training.dataset import Dataset
+from srum_plugins.training.state import TrainingState
 
 
 def dataset(count: int, size: int, seed: int) -> Dataset:
     example = Example(Prompt("p", "p"), (), ())
-    return Dataset([example] * count, {}, [], [], size, seed, torch.device("cpu"))
+    return Dataset([example] * count, {}, [], size, seed, torch.device("cpu"))
 
 
 @given(count=st.integers(1, 30), size=st.integers(1, 12), seed=st.integers(0, 5), epochs=st.integers(1, 3))
@@ -108,7 +110,7 @@ def test_the_average_is_what_training_ends_with_and_changes_no_step(straight: Pa
 @given(st.lists(st.floats(-100, 100, width=32), min_size=1, max_size=20), st.floats(0, 0.99))
 def test_the_average_is_that_of_its_definition(values: list[float], decay: float) -> None:
     parameter = torch.nn.Parameter(torch.zeros(1))
-    state = TrainingState.start({"p": parameter}, torch.optim.AdamW([parameter]), averaged=True)
+    state = TrainingState.start(TrainSection(ema=0.5), {"p": parameter})
     expected = 0.0
     for step, value in enumerate(values):
         parameter.data.fill_(value)
@@ -329,14 +331,17 @@ def test_a_checkpoint_that_is_damaged_or_of_another_model_is_refused(straight: P
     session = Session(toy_config(tmp_path), toy_host())
     directory = session.directory(train.STAGE)
     parameters = session.model().start_training(toy_backend.Training(), base=False)
-    optimizer = torch.optim.AdamW(parameters.values())
-    state = TrainingState.start(parameters, optimizer, averaged=False)
+    state = TrainingState.start(TrainSection(), parameters)
     assert resume(directory, state) == 8
-    with pytest.raises(CheckpointError, match="does not fit the model: 'gain'"):
-        resume(directory, dataclasses.replace(state, parameters={"palette": parameters["palette"]}))
+    fewer = TrainingState.start(TrainSection(), {"palette": parameters["palette"]})
+    with pytest.raises(CheckpointError, match="does not fit the model: it holds 'gain', which is not trained"):
+        resume(directory, fewer)
+    more = TrainingState.start(TrainSection(), {**parameters, "other": torch.nn.Parameter(torch.zeros(1))})
+    with pytest.raises(CheckpointError, match="does not fit the model: 'other' and 0 more are missing"):
+        resume(directory, more)
     wrong = {**parameters, "palette": torch.nn.Parameter(torch.zeros(4, 4))}
     with pytest.raises(CheckpointError, match=r"'palette' is \(4, 3\), not \(4, 4\)"):
-        resume(directory, dataclasses.replace(state, parameters=wrong))
+        resume(directory, TrainingState.start(TrainSection(), wrong))
     newest = checkpoints(directory)[-1][1]
     (newest / "optimizer.safetensors").write_bytes(b"half")
     with pytest.raises(CheckpointError, match="is damaged"):

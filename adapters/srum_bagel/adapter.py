@@ -26,6 +26,7 @@ from srum_bagel.packing import Piece, PieceKind
 from srum_bagel.sampler import sample, shifted
 from srum_bagel.understanding import greedy, write
 from srum_plugins import lora
+from srum_plugins.base_weights import BaseWeights
 from srum_plugins.boxes import labelled
 from srum_plugins.contracts import (
     GREEDY,
@@ -165,7 +166,8 @@ class BagelAdapter(ModelAdapter):
         self.preparation = preparation or AsTheyAre(size)
         self.images_per_call = images_per_call
         self.training = Training()
-        self._base: dict[str, Tensor] = {}
+        self._base: BaseWeights | None = None
+        self._shared: dict[str, torch.nn.Parameter] = {}  # what is trained, where it is shared out
 
     @property
     def config(self) -> BagelConfig:
@@ -431,10 +433,13 @@ class BagelAdapter(ModelAdapter):
             with torch.no_grad(), lora.without(self.model):
                 velocity = self.model(*inputs)
         elif base:
-            if not self._base:
+            if self._base is None:
                 raise ContractError("a prediction of the base was asked for, and start_training(base=False) kept none")
-            with torch.no_grad():
-                velocity = torch.func.functional_call(self.model, self._base, inputs)
+            if self._shared:
+                with self._base.in_place(self._shared):
+                    velocity = self.model(*inputs)
+            else:
+                velocity = self._base.call(self.model, *inputs)
         else:
             velocity = self.model(*inputs)
         return FlowPrediction(velocity, noise, patch)
@@ -450,10 +455,22 @@ class BagelAdapter(ModelAdapter):
         generation = training.scope == "generation"
         parameters = model.generation_parameters() if generation else model.drawing_parameters()
         if base:
-            self._base = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+            self._base = BaseWeights.of(parameters)
         for parameter in parameters.values():
             parameter.requires_grad_(True)
         return parameters
+
+    def shard(self, apply: Callable[[torch.nn.Module], None]) -> dict[str, torch.nn.Parameter]:
+        """See :meth:`ModelAdapter.shard`: layer by layer, and all the rest together."""
+        moving = [name for name, parameter in self.model.named_parameters() if parameter.requires_grad]
+        for layer in self.model.language_model.model.layers:
+            apply(layer)
+        apply(self.model)
+        found = dict(self.model.named_parameters())
+        self._shared = {name: found[name] for name in moving}
+        if self._base is not None:  # nothing has moved yet
+            self._base = BaseWeights.of(self._shared)
+        return self._shared
 
     def save(self, folder: Path) -> None:
         """See :meth:`ModelAdapter.save`: a checkpoint folder like the one this was loaded from. Low-rank adapters are

@@ -23,7 +23,7 @@ def srum_model_adapters() -> list[Provider]:
             sampling=Sampling,
             training=Training,
             trained_dtype=lambda options, training: "float32" if training.lora_rank else options.dtype,
-            capabilities=frozenset(Capability) - {Capability.THINK},
+            capabilities=frozenset(Capability) - {Capability.THINK, Capability.SHARD},
             modules=("accelerate", "huggingface_hub"),
             extra="pip install 'srum-plugins[blip3o]'",
             identity=lambda options: options.identity,

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from srum_plugins.stages.optimizers import MOMENTS
+from srum_plugins.training.optimizers import MOMENTS
 
 BLOCK, LEAST, VALUES = 256, 4096, 256
 """Numbers that share a scale, the least numbers of a tensor that is kept in 8 bits, and what a code can mean: facts of

@@ -19,7 +19,6 @@ from srum_plugins.memory.tracker import Tracker, ValueNeededError, fused_attenti
 from srum_plugins.memory.training import network_bytes, rehearse
 from srum_plugins.memory.workload import STAGES, Drawing, Estimate, Size, Work, Workload
 from srum_plugins.records import Prompt
-from srum_plugins.stages.dataset import ENCODE_BATCH
 
 
 def estimate(make: Callable[[], Weightless], workload: Workload) -> Estimate:
@@ -89,10 +88,10 @@ def _ask(
 
 
 def _encoded(model: ModelAdapter, size: Size, tracker: Tracker) -> tuple[Work, Tensor]:
-    """The encoding of a full batch of images as a work, and the latents of one image."""
-    images = [Image.new("RGB", size)] * ENCODE_BATCH
+    """The encoding of an image as a work, and its latents."""
+    images = [Image.new("RGB", size)]
     held, activations = _peak(tracker, lambda: model.encode(images))
-    return Work("train", f"encode {_shown(ENCODE_BATCH, size)}", held, activations), model.encode(images[:1])
+    return Work("train", f"encode {_shown(1, size)}", held, activations), model.encode(images)
 
 
 def _peak(tracker: Tracker, work: Callable[[], object]) -> tuple[int, int]:

@@ -6,6 +6,7 @@ import gc
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +19,9 @@ from srum_plugins.memory.tracker import Tracker
 from srum_plugins.memory.workload import Learning, Size, Work
 from srum_plugins.records import Candidate, Grounding, Judgement, Prompt, Score
 from srum_plugins.rewards.maps import RewardMap
-from srum_plugins.stages import optimizers
-from srum_plugins.stages.checkpoints import Parameters, TrainingState
-from srum_plugins.stages.dataset import Dataset
+from srum_plugins.training import optimizers
+from srum_plugins.training.dataset import Dataset
+from srum_plugins.training.state import Parameters, TrainingState
 
 FOREACH = ("cuda", "xpu")
 """Types of devices where torch's AdamW moves all parameters together, which takes more memory than one by one."""
@@ -58,26 +59,30 @@ def rehearse(
     gc.collect()
     # What an adapter remembers of its weights may go when they are to move, so that less is left than there was.
     base = max(0, tracker.live - before - (sum(network_bytes(model).values()) - weights))
-    state = TrainingState.start(parameters, _optimizer(settings, parameters, device), averaged=settings.ema > 0)
+    state = TrainingState.start(settings, parameters, partial(_optimizer, device))
 
     def step(examples: int) -> tuple[int, int]:
         return _step(model, objective, state, data, settings, examples, tracker)
 
-    step(settings.batch)
-    forward, update = step(settings.batch)
+    batch = min(settings.microbatch or settings.batch, settings.batch)
+    step(batch)
+    forward, update = step(batch)
+    moved = [name for name, value in state.moved.items() if value.grad is not None]
     held = {
         **_weights(model, parameters),
         "base": base,
-        "gradients": _bytes(parameter.grad for parameter in parameters.values() if parameter.grad is not None),
+        "gradients": _bytes(parameters[name] for name in moved),
         "optimizer": _bytes(leaf for leaf in tree_leaves(list(state.optimizer.state.values())) if _on_device(leaf)),
         "average": _bytes(state.average.values()),
     }
+    if settings.master_weights:
+        held["master weights"] = _bytes(state.moved.values())
     total = sum(held.values())
     works = [
-        Work("train", f"forward and backward, batch of {settings.batch}", total, forward - total),
+        Work("train", f"forward and backward, batch of {batch}", total, forward - total),
         Work("train", "update", total, update - total),
     ]
-    more, _ = step(settings.batch + 1)
+    more, _ = step(batch + 1)
     return Training(held, works, more - forward)
 
 
@@ -90,26 +95,28 @@ def _step(
     examples: int,
     tracker: Tracker,
 ) -> tuple[int, int]:
-    """One step as :func:`srum_plugins.stages.train.train_step` makes it, without reading its figures: the peaks of
+    """One step as :func:`srum_plugins.training.step.Trainer.step` makes it, without reading its figures: the peaks of
     forward and backward, and of the update."""
-    state.optimizer.zero_grad(set_to_none=True)
+    state.zero_grad()
     gc.collect()
     tracker.restart()
     batch = data.batch([0] * examples)
     draws = model.draw(batch.latents[0], torch.Generator().manual_seed(0))
     # Adapters read on the host whose prompts are dropped; keeping all takes most.
     draws = replace(draws, drop=torch.zeros(examples, dtype=torch.bool))
-    loss, _ = objective.loss(model, batch, draws)
-    loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
+    for _ in range(1 if settings.microbatch in (None, settings.batch) else 2):  # the second finds gradients there
+        loss, _ = objective.loss(model, batch, draws)
+        loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
+        del loss
     forward = tracker.peak
     tracker.restart()
-    torch.nn.utils.clip_grad_norm_(list(state.parameters.values()), settings.grad_clip or math.inf)
-    state.optimizer.step()
-    state.update_average(settings.ema, 0)
+    state.take_gradients()
+    torch.nn.utils.clip_grad_norm_(list(state.moved.values()), settings.grad_clip or math.inf)
+    state.step(settings.ema, 0)
     return forward, tracker.peak
 
 
-def _optimizer(settings: TrainSection, parameters: Parameters, device: str) -> torch.optim.Optimizer:
+def _optimizer(device: str, settings: TrainSection, parameters: Parameters) -> torch.optim.Optimizer:
     if settings.optimizer == "adamw8bit":
         return EightBit(parameters.values())
     optimizer = optimizers.build(settings, parameters)
@@ -135,7 +142,6 @@ def _data(
         examples=examples[:1],
         latents={one.candidate.id: torch.zeros(latents.shape[1:], dtype=latents.dtype) for one in judged},
         grids=[grid],
-        weights=[[reward_map.tokens(*grid).flatten() for reward_map in examples[0].maps]],
         size=settings.batch,
         seed=0,
         device=latents.device,

@@ -88,16 +88,16 @@ class Weighted(Objective):
                 f"{type(model).__name__}: token losses of shape {tuple(own.shape)} for a batch whose token "
                 f"weights have {tuple(weights.shape)}"
             )
-        loss = self._weigh(weights, own).mean()
-        metrics = {"sample_loss": own.mean(), "weight": weights.mean()}
+        mean = batch.mean_of_tokens
+        loss = mean(self._weigh(weights, own))
+        metrics = {"sample_loss": mean(own), "weight": mean(weights)}
         if o.reference != "none":
             target = own if o.reference == "self" else prediction.token_losses(batch.latents[1])
-            metrics["reference_loss"] = target.mean()
+            metrics["reference_loss"] = mean(target)
             loss = loss + o.lambda_c * metrics["reference_loss"]
         if o.anchor > 0:
-            metrics["anchor"] = prediction.token_distance(
-                model.predict(batch.prompts, latents, draws, base=True)
-            ).mean()
+            base = model.predict(batch.prompts, latents, draws, base=True)
+            metrics["anchor"] = mean(prediction.token_distance(base))
             loss = loss + o.anchor * metrics["anchor"]
         return loss, {"loss": loss.detach(), **{name: value.detach() for name, value in metrics.items()}}
 
@@ -207,7 +207,7 @@ class Paired(Objective):
         ``loser_loss``."""
         import torch
 
-        o = self._options
+        o, mean = self._options, batch.mean_of_examples
         prompts = (*batch.prompts, *batch.prompts)
         latents = (*batch.latents[0], *batch.latents[1])
         both = Draws(draws.timestep.repeat(2), (*draws.noise, *draws.noise), draws.drop.repeat(2))
@@ -224,20 +224,21 @@ class Paired(Objective):
         margin = (loser - base_loser) - (winner - base_winner)
         if o.preference == "logistic":
             margin = o.beta * margin
-            preference = -torch.nn.functional.logsigmoid(margin).mean()
+            preference = -mean(torch.nn.functional.logsigmoid(margin))
         else:
-            preference = -margin.mean()
+            preference = -mean(margin)
         # By image, as the losses are: with images of several sizes a mean over tokens would not hold the small ones.
-        anchor = torch.cat(by_image(prediction.token_distance(base))).mean()
+        near_winner, near_loser = by_image(prediction.token_distance(base))
+        anchor = (mean(near_winner) + mean(near_loser)) / 2
         loss = preference + o.anchor * anchor
         metrics = {
             "loss": loss,
             "preference": preference,
-            "margin": margin.mean(),
-            "accuracy": (margin > 0).float().mean(),
+            "margin": mean(margin),
+            "accuracy": mean((margin > 0).float()),
             "anchor": anchor,
-            "winner_loss": winner.mean(),
-            "loser_loss": loser.mean(),
+            "winner_loss": mean(winner),
+            "loser_loss": mean(loser),
         }
         return loss, {name: value.detach() for name, value in metrics.items()}
 

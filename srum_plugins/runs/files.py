@@ -177,8 +177,19 @@ def read_tensor(path: Path) -> Tensor:
 
 
 def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
-    """Let ``fill`` write a folder aside, add the sums of its files (:data:`SUMS`), flush all of it, and put it in the
-    place of ``path``.
+    """Let ``fill`` write a folder aside, add its sums, flush all of it, and put it in the place of ``path``.
+
+    Raises:
+        StorageError: the disk is full, or may not be written.
+    """
+    with begun_folder(path) as aside:
+        fill(aside)
+        commit_folder(aside, path)
+
+
+@contextmanager
+def begun_folder(path: Path) -> Iterator[Path]:
+    """An empty folder, aside, in which what is to be ``path`` is written; it goes if that fails.
 
     Raises:
         StorageError: the disk is full, or may not be written.
@@ -189,18 +200,22 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
         shutil.rmtree(aside, ignore_errors=True)
         try:
             aside.mkdir()
-            fill(aside)
-            (aside / SUMS).write_text(sums_text(folder_sums(aside)), encoding="utf-8")
-            for entry in sorted(aside.rglob("*"), reverse=True):
-                _sync(entry)
-            _sync(aside)
-            if path.exists():  # a folder cannot be replaced in one step: what is being replaced is not complete
-                shutil.rmtree(path)
-            aside.rename(path)
+            yield aside
         except BaseException:
             shutil.rmtree(aside, ignore_errors=True)
             raise
-        _sync(path.parent)
+
+
+def commit_folder(aside: Path, path: Path) -> None:
+    """Add the sums of what was written aside (:data:`SUMS`), flush it, and put it in the place of ``path``."""
+    (aside / SUMS).write_text(sums_text(folder_sums(aside)), encoding="utf-8")
+    for entry in sorted(aside.rglob("*"), reverse=True):
+        _sync(entry)
+    _sync(aside)
+    if path.exists():  # a folder cannot be replaced in one step: what is being replaced is not complete, so it may go
+        shutil.rmtree(path)
+    aside.rename(path)
+    _sync(path.parent)
 
 
 def clean(folder: Path) -> None:

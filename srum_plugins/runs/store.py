@@ -6,13 +6,9 @@ new directory and changing it back finds the old one. ``current`` beside them na
 
 from __future__ import annotations
 
-import fcntl
-import os
 import re
-import socket
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,33 +60,24 @@ class StageDirectory:
             return None
         return self.family / name.rstrip("\n") if _NAME.fullmatch(name) else None
 
-    @contextmanager
-    def open(self) -> Iterator[None]:
-        """Create the directory with its manifest, keep other processes out, and remove half-written leftovers.
+    def begin(self) -> None:
+        """Create the directory with its manifest, or go on with what is there without half-written leftovers. Only for
+        who holds the run directory (:mod:`srum_plugins.runs.lock`).
 
         Raises:
-            StageError: another process is running this very stage, or the directory is of another one.
             DamagedError: its manifest is damaged.
+            StageError: the directory is of another configuration.
             StorageError: the disk is full, or may not be written.
         """
         with storing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-        with self.hold():
-            with storing(self.path):
-                clean(self.path)
-            self.describe()
-            self.use()
-            self._clock = time.monotonic()
-            yield
-
-    @contextmanager
-    def hold(self) -> Iterator[None]:
-        """Keep other processes out. Raises StageError if one is running this very stage."""
-        with _locked(self.path / "lock", self.name):
-            yield
+            clean(self.path)
+        self.describe()
+        self.use()
+        self._clock = time.monotonic()
 
     def describe(self) -> None:
-        """Write the manifest, or compare with it what is there. Raises as :meth:`open` does."""
+        """Write the manifest, or compare with it what is there. Raises as :meth:`begin` does."""
         path = self.path / "manifest.json"
         if not path.exists():
             manifest = {"stage": self.name, "fingerprint": self.fingerprint, "ingredients": self.ingredients}
@@ -133,22 +120,3 @@ class StageDirectory:
         now = time.monotonic()
         write_sealed(self.path / "seconds.json", {"seconds": round(self.seconds() + now - self._clock, 3)})
         self._clock = now
-
-
-@contextmanager
-def _locked(path: Path, what: str) -> Iterator[None]:
-    """Hold a lock file. The kernel drops the lock with its process, so that one left by a dead process is free."""
-    with storing(path):
-        file = path.open("a+")
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            raise StageError(f"{what} is already being run by {holder}: wait for it, or stop it ({path})") from error
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
-        yield
-        file.truncate(0)

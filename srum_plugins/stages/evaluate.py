@@ -83,15 +83,23 @@ def progress(session: Session, directory: StageDirectory) -> tuple[int, int]:
     return before.done() + shards(session, directory).done(), 2 * before.total
 
 
-def execute(session: Session, directory: StageDirectory) -> dict[str, Any]:
-    """Measure what is missing of both sides, compare, and write the summary."""
-    baseline = session.directory(BASELINE)
-    if not baseline.complete:
-        with baseline.open():
-            _measure(session, baseline, session.model, directory, before=0)
+def make(session: Session, directory: StageDirectory) -> None:
+    """Measure what is missing of both sides."""
+    baseline, world = session.directory(BASELINE), session.world
+    if not world.tell("is the baseline complete", lambda: baseline.complete):
+        if world.main:
+            baseline.begin()
+        world.meet("baseline begun")
+        _measure(session, baseline, session.model, directory, before=0)
+        if world.main:
             baseline.finish({"prompts": len(session.benchmark_prompts)})
     trained = train.weights(session.directory(train.STAGE))
     _measure(session, directory, lambda: session.model(trained), directory, before=len(session.benchmark_prompts))
+
+
+def conclude(session: Session, directory: StageDirectory) -> dict[str, Any]:
+    """Compare, and write the summary."""
+    baseline = session.directory(BASELINE)
     before, after = shards(session, baseline).read(), shards(session, directory).read()
     summary = summarise(before, after, session.config.run.seed)
     summary["understanding"] = _compare_understanding(_read_understanding(baseline), _read_understanding(directory))
@@ -142,7 +150,7 @@ def _measure(
     measured = shards(session, directory)
     run_chunks(session, measured, work, stage, before=before, total=2 * len(prompts))
     path = directory.path / "understanding.json"
-    if not path.exists():
+    if session.world.main and not path.exists():
         torch.manual_seed(stable_seed(session.config.run.seed, "understanding"))  # as in run_chunks
         report = session.benchmark.understanding(model())
         try:
@@ -235,4 +243,4 @@ def _sheet(
 
 
 BASELINE = Part("baseline", inputs=(), ingredients=baseline_ingredients)
-STAGE = Stage("evaluate", (train.STAGE,), ingredients=ingredients, progress=progress, execute=execute)
+STAGE = Stage("evaluate", (train.STAGE,), ingredients=ingredients, progress=progress, make=make, conclude=conclude)

@@ -40,7 +40,7 @@ def progress(session: Session, directory: StageDirectory) -> tuple[int, int]:
     return candidates.done(), candidates.total
 
 
-def execute(session: Session, directory: StageDirectory) -> dict[str, Any]:
+def make(session: Session, directory: StageDirectory) -> None:
     """Generate what is missing. A candidate's seed is a hash of the run's seed, its prompt's id and its index, so that
     neither the other prompts nor the batching matter."""
     settings, prompts = session.config.generate, session.prompts
@@ -68,8 +68,13 @@ def execute(session: Session, directory: StageDirectory) -> dict[str, Any]:
             )
         return records, files
 
+    run_chunks(session, shards(session, directory), work, directory)
+
+
+def conclude(session: Session, directory: StageDirectory) -> dict[str, Any]:
+    """Draw a grid of samples."""
+    settings, prompts = session.config.generate, session.prompts
     candidates = shards(session, directory)
-    run_chunks(session, candidates, work, directory)
     shown = candidates.read()[: SHOWN * settings.candidates]
     texts = {prompt.id: prompt.text for prompt in prompts}
     pictures = [candidates.image(candidate.image, (candidate.width, candidate.height)) for candidate in shown]
@@ -110,4 +115,4 @@ def locate(session: Session, files: Shards[Candidate], candidates: Sequence[Cand
     ]
 
 
-STAGE = Stage("generate", inputs=(), ingredients=ingredients, progress=progress, execute=execute)
+STAGE = Stage("generate", inputs=(), ingredients=ingredients, progress=progress, make=make, conclude=conclude)

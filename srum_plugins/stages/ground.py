@@ -34,7 +34,7 @@ def progress(session: Session, directory: StageDirectory) -> tuple[int, int]:
     return groundings.done(), groundings.total
 
 
-def execute(session: Session, directory: StageDirectory) -> dict[str, Any]:
+def make(session: Session, directory: StageDirectory) -> None:
     """Ground what is missing."""
     files = generate.saved(session)
     candidates = files.read()
@@ -56,7 +56,11 @@ def execute(session: Session, directory: StageDirectory) -> dict[str, Any]:
         return found if settings.filter == "none" else filtered(located, found, session.model(), settings), {}
 
     run_chunks(session, groundings, work, directory)
-    records = groundings.read()
+
+
+def conclude(session: Session, directory: StageDirectory) -> dict[str, Any]:
+    """Count regions, and what was dropped and mended."""
+    records = shards(session, directory).read()
     dropped, mended = Counter[str](), Counter[str]()
     for grounding in records:
         dropped.update(grounding.dropped)
@@ -66,7 +70,7 @@ def execute(session: Session, directory: StageDirectory) -> dict[str, Any]:
         "regions": sum(len(grounding.regions) for grounding in records),
         "without_regions": sum(not grounding.regions for grounding in records),
     }
-    if settings.filter != "none":
+    if session.config.ground.filter != "none":
         facts["background"] = sum(region.background for grounding in records for region in grounding.regions)
         facts["in_prompt"] = facts["regions"] - facts["background"]
         dropped.setdefault(NOT_IN_PROMPT, 0)
@@ -82,4 +86,6 @@ def read_groundings(session: Session) -> list[Grounding]:
     return shards(session, session.directory(STAGE)).read()
 
 
-STAGE = Stage("ground", inputs=(generate.STAGE,), ingredients=ingredients, progress=progress, execute=execute)
+STAGE = Stage(
+    "ground", inputs=(generate.STAGE,), ingredients=ingredients, progress=progress, make=make, conclude=conclude
+)

@@ -34,7 +34,7 @@ def progress(session: Session, directory: StageDirectory) -> tuple[int, int]:
     return judgements.done(), judgements.total
 
 
-def execute(session: Session, directory: StageDirectory) -> dict[str, Any]:
+def make(session: Session, directory: StageDirectory) -> None:
     """Judge what is missing."""
     files = generate.saved(session)
     candidates, groundings = files.read(), ground.read_groundings(session)
@@ -57,7 +57,11 @@ def execute(session: Session, directory: StageDirectory) -> dict[str, Any]:
         return [replace(one, judge=name, version=version) for one in whole], {}
 
     run_chunks(session, judgements, work, directory)
-    records = judgements.read()
+
+
+def conclude(session: Session, directory: StageDirectory) -> dict[str, Any]:
+    """Count failures, and take means."""
+    groundings, records = ground.read_groundings(session), shards(session, directory).read()
     alphas = [record.alpha for record in records]
     scores = [
         score
@@ -83,4 +87,11 @@ def read_judgements(session: Session) -> list[Judgement]:
     return shards(session, session.directory(STAGE)).read()
 
 
-STAGE = Stage("judge", (generate.STAGE, ground.STAGE), ingredients=ingredients, progress=progress, execute=execute)
+STAGE = Stage(
+    "judge",
+    (generate.STAGE, ground.STAGE),
+    ingredients=ingredients,
+    progress=progress,
+    make=make,
+    conclude=conclude,
+)

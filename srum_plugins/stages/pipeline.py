@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import io
 import json
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
 from srum_plugins import gate
 from srum_plugins.config import RunConfig
-from srum_plugins.errors import StageError
+from srum_plugins.errors import ConfigError, StageError
 from srum_plugins.host import PluginHost, Registered
 from srum_plugins.providers import Kind
 from srum_plugins.report import rows
 from srum_plugins.runs.files import read_sealed, storing, write_if_different
+from srum_plugins.runs.fingerprint import SHORT
+from srum_plugins.runs.lock import held
 from srum_plugins.runs.store import StageDirectory
 from srum_plugins.stages import evaluate, generate, ground, judge, reward, train
 from srum_plugins.stages.session import Session, Stage
+from srum_plugins.world import World, disagreements
 
 STAGES: tuple[Stage, ...] = (
     generate.STAGE,
@@ -34,14 +39,19 @@ NAMES = tuple(stage.name for stage in STAGES)
 
 
 def run(
-    config: RunConfig, host: PluginHost, only: str | None = None, say: Callable[[str], None] = print
+    config: RunConfig,
+    host: PluginHost,
+    only: str | None = None,
+    say: Callable[[str], None] = print,
+    world: World | None = None,
 ) -> dict[str, Any]:
     """Run all stages, or only one whose inputs are complete, and return the run's summary (empty without evaluation).
 
     What is complete for this configuration is reused. If that is everything, nothing is done and ``say`` is told so.
+    With a ``world`` of several processes, each of them calls this; the main one alone calls ``say`` and listeners.
 
     Raises:
-        StageError: a stage before ``only`` is missing or stale, or a stage cannot run.
+        StageError: a stage before ``only`` is missing or stale, a stage cannot run, or another process has failed.
         SrumError: whatever else keeps a stage from running; see :mod:`srum_plugins.errors`.
     """
     chosen = [stage for stage in STAGES if only in (None, stage.name)]
@@ -56,34 +66,62 @@ def run(
         adapter = config.providers[Kind.ADAPTER]
         gate.check_optimizer(adapter.registered, adapter.options, config.training, config.train)
         gate.check_latents(adapter.registered, adapter.options, config.train)
-    session = Session(config, host)
-    if only is not None:
-        _require_inputs(session, chosen[0])
-    settings = OmegaConf.to_yaml(OmegaConf.create(dict(session.info.config))).encode()
-    directories = [session.directory(stage) for stage in chosen]
-    if all(directory.complete for directory in directories):
-        same = [path.exists() and path.read_bytes() == text for path, text in _outcome(session, settings).items()]
-        if all(same):
-            say(f"nothing to do: {_count(chosen)} complete in {config.directory} for this configuration")
-            return _summary(session)
-    if not _summary(session):  # what is there is of another configuration, and stays with its evaluation
-        with storing(config.directory / "summary.json"):
-            (config.directory / "summary.json").unlink(missing_ok=True)
-    write_if_different(config.directory / "config.yaml", settings)
-    hook = host.hook
+        gate.check_world(adapter.registered, config.train, 1 if world is None else world.size)
+    session = Session(config, host, world)
+    world = session.world
     try:
-        hook.srum_run_started(run=session.info)
-        for stage in chosen:
-            _run_stage(session, stage, say)
-        summary = _summary(session)
-        hook.srum_run_finished(run=session.info, summary=summary)
+        _agree(session)
+        if only is not None:
+            _require_inputs(session, chosen[0])
+        return _run_stages(session, chosen, say if world.main else lambda text: None)
     except BaseException as error:
-        hook.srum_run_failed(run=session.info, error=error)
+        world.fail(error)
         raise
-    # Last, because a run whose summary is there has told its listeners everything.
-    for path, data in _outcome(session, settings).items():
-        write_if_different(path, data)
-    return summary
+
+
+def _run_stages(session: Session, chosen: Sequence[Stage], say: Callable[[str], None]) -> dict[str, Any]:
+    config, world, hook = session.config, session.world, session.hook
+    settings = OmegaConf.to_yaml(OmegaConf.create(dict(session.info.config))).encode()
+    if world.tell("is all complete", lambda: _all_done(session, chosen, settings)):
+        say(f"nothing to do: {_count(chosen)} complete in {config.directory} for this configuration")
+        return _summary(session)
+    with held(config.directory, world):
+        if world.main:
+            if not _summary(session):  # what is there is of another configuration, and stays with its evaluation
+                with storing(config.directory / "summary.json"):
+                    (config.directory / "summary.json").unlink(missing_ok=True)
+            write_if_different(config.directory / "config.yaml", settings)
+        try:
+            hook.srum_run_started(run=session.info)
+            for stage in chosen:
+                _run_stage(session, stage, say)
+            summary = _summary(session)
+            hook.srum_run_finished(run=session.info, summary=summary)
+        except BaseException as error:
+            hook.srum_run_failed(run=session.info, error=error)
+            raise
+        if world.main:  # last, because a run whose summary is there has told its listeners everything
+            for path, data in _outcome(session, settings).items():
+                write_if_different(path, data)
+        world.meet("finished")
+        return summary
+
+
+def _agree(session: Session) -> None:
+    """Raise ConfigError if a process has another configuration, other weights or other versions than the main one."""
+    own = {"the configuration": session.info.config_hash[:SHORT], **session.info.versions, "torch": torch.__version__}
+    told = session.world.tell("what is run", lambda: own)
+    if differences := disagreements(own, told):
+        raise ConfigError(
+            f"process {session.world.rank} on {socket.gethostname()} would run something else than process 0: "
+            f"{'; '.join(differences)}. Every machine needs the same config, packages and checkpoints"
+        )
+
+
+def _all_done(session: Session, chosen: Sequence[Stage], settings: bytes) -> bool:
+    if not all(session.directory(stage).complete for stage in chosen):
+        return False
+    return all(path.exists() and path.read_bytes() == data for path, data in _outcome(session, settings).items())
 
 
 def _others(config: RunConfig) -> dict[str, tuple[Registered, Any]]:
@@ -98,32 +136,35 @@ def _others(config: RunConfig) -> dict[str, tuple[Registered, Any]]:
 
 
 def _run_stage(session: Session, stage: Stage, say: Callable[[str], None]) -> None:
-    directory, hook, info = session.directory(stage), session.host.hook, session.info
-    reused = directory.complete
-    if reused:
+    directory, hook, info, world = session.directory(stage), session.hook, session.info, session.world
+    reused = world.tell(f"is {stage.name} complete", lambda: directory.complete)
+    if world.main:
+        if reused:
+            directory.use()
+        else:
+            if stale := directory.staleness():
+                say(stale)
+            directory.begin()
         done, total = stage.progress(session, directory)
         hook.srum_stage_started(run=info, stage=stage.name, done=done, total=total)
-        directory.use()
-    else:
-        stale = directory.staleness()
-        if stale:
-            say(stale)
-        with directory.open():
-            done, total = stage.progress(session, directory)
-            hook.srum_stage_started(run=info, stage=stage.name, done=done, total=total)
-            try:
-                facts = stage.execute(session, directory)
-            except BaseException as error:
-                hook.srum_stage_failed(run=info, stage=stage.name, error=error)
-                raise
-            directory.finish(facts)
-    _publish(session, stage, directory)
+    if not reused:
+        world.meet(f"{stage.name} begun")
+        try:
+            stage.make(session, directory)
+            if world.main:
+                directory.finish(stage.conclude(session, directory))
+            world.meet(f"{stage.name} finished")
+        except BaseException as error:
+            hook.srum_stage_failed(run=info, stage=stage.name, error=error)
+            raise
+    if world.main:
+        _publish(session, stage, directory)
     hook.srum_stage_finished(run=info, stage=stage.name, seconds=directory.seconds(), reused=reused)
 
 
 def _publish(session: Session, stage: Stage, directory: StageDirectory) -> None:
     """Tell listeners what a complete stage found. Told again when it is reused: the listener may be new."""
-    hook, info = session.host.hook, session.info
+    hook, info = session.hook, session.info
     figures = {name: float(value) for name, value in directory.facts().items() if isinstance(value, int | float)}
     hook.srum_metrics(run=info, stage=stage.name, metrics=figures)
     folder, shown = session.config.directory / "pictures", directory.pictures()

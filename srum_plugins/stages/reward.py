@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from PIL import Image
 
 from srum_plugins.contracts import Judged, Reward
@@ -18,7 +19,7 @@ from srum_plugins.runs.shards import Shards
 from srum_plugins.runs.store import StageDirectory
 from srum_plugins.stages import generate, ground, judge
 from srum_plugins.stages.background import foreground, without_background
-from srum_plugins.stages.session import Session, Stage, run_chunks, same_ids
+from srum_plugins.stages.session import Session, Stage, same_ids
 
 SHOWN = 4  # prompts on the overlay sheet, each with its best and its worst candidate
 
@@ -49,29 +50,35 @@ def progress(session: Session, directory: StageDirectory) -> tuple[int, int]:
     return rewards.done(), rewards.total
 
 
-def execute(session: Session, directory: StageDirectory) -> dict[str, Any]:
-    """Aggregate, and draw an overlay sheet."""
+def make(session: Session, directory: StageDirectory) -> None:
+    """Aggregate, in the main process alone: it takes seconds."""
+    rewards, who = shards(session, directory), session.choice(Kind.AGGREGATOR)
+    if not session.world.main or not rewards.missing():
+        return
+    items = read_judged(session)
+    torch.manual_seed(stable_seed(session.config.run.seed, "reward"))  # as in run_chunks
+    given = session.aggregator.aggregate(items, stable_seed(session.config.run.seed, "reward"))
+    if len(given) != len(items):
+        raise ContractError(f"aggregator {who.name!r} returned {len(given)} rewards for {len(items)} candidates")
+    same_ids(
+        [item.candidate.id for item, reward in zip(items, given, strict=True) if reward],
+        [reward.candidate_id for reward in given if reward],
+        who,
+    )
+    for item, reward in zip(items, given, strict=True):
+        if reward is not None:
+            _check(item, reward, who.name)
+    records = [
+        RewardRecord(item.candidate.id, reward.score if reward else None, reward.map if reward else None)
+        for item, reward in zip(items, given, strict=True)
+    ]
+    rewards.write(0, records)
+    session.hook.srum_stage_advanced(run=session.info, stage="reward", done=rewards.total, total=rewards.total)
+
+
+def conclude(session: Session, directory: StageDirectory) -> dict[str, Any]:
+    """Draw an overlay sheet."""
     items, rewards = read_judged(session), shards(session, directory)
-    who = session.choice(Kind.AGGREGATOR)
-
-    def work(_: range) -> tuple[list[RewardRecord], dict[str, Image.Image]]:
-        given = session.aggregator.aggregate(items, stable_seed(session.config.run.seed, "reward"))
-        if len(given) != len(items):
-            raise ContractError(f"aggregator {who.name!r} returned {len(given)} rewards for {len(items)} candidates")
-        same_ids(
-            [item.candidate.id for item, reward in zip(items, given, strict=True) if reward],
-            [reward.candidate_id for reward in given if reward],
-            who,
-        )
-        for item, reward in zip(items, given, strict=True):
-            if reward is not None:
-                _check(item, reward, who.name)
-        return [
-            RewardRecord(item.candidate.id, reward.score if reward else None, reward.map if reward else None)
-            for item, reward in zip(items, given, strict=True)
-        ], {}
-
-    run_chunks(session, rewards, work, directory)
     scores = [record.score for record in rewards.read() if record.score is not None]
     if not scores:
         raise StageError(
@@ -145,5 +152,10 @@ def _sheet(session: Session, items: list[Judged], rewards: list[Reward | None]) 
 
 
 STAGE = Stage(
-    "reward", (generate.STAGE, ground.STAGE, judge.STAGE), ingredients=ingredients, progress=progress, execute=execute
+    "reward",
+    (generate.STAGE, ground.STAGE, judge.STAGE),
+    ingredients=ingredients,
+    progress=progress,
+    make=make,
+    conclude=conclude,
 )

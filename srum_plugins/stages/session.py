@@ -17,7 +17,7 @@ from srum_plugins.config import Choice, RunConfig
 from srum_plugins.contracts import Aggregator, Benchmark, Grounder, Judge, ModelAdapter, Objective, PromptSet
 from srum_plugins.errors import ConfigError, ContractError
 from srum_plugins.hookspecs import RunInfo
-from srum_plugins.host import PluginHost
+from srum_plugins.host import PluginHost, silent_hooks
 from srum_plugins.providers import Kind
 from srum_plugins.records import Prompt, to_json
 from srum_plugins.runs.files import write_image
@@ -25,16 +25,20 @@ from srum_plugins.runs.fingerprint import fingerprint, stable_seed
 from srum_plugins.runs.shards import Attachment, Shards
 from srum_plugins.runs.store import StageDirectory
 from srum_plugins.runs.sums import check_folder
+from srum_plugins.world import World
 
 T = TypeVar("T")
 
 
 class Session:
-    """One run in this process. Nothing heavy is loaded before a stage has work that needs it."""
+    """One run in this process, one of those of ``world``. Nothing heavy is loaded before a stage has work that needs
+    it. ``hook`` calls listeners, who hear the main process alone."""
 
-    def __init__(self, config: RunConfig, host: PluginHost) -> None:
+    def __init__(self, config: RunConfig, host: PluginHost, world: World | None = None) -> None:
         self.config = config
         self.host = host
+        self.world = world or World()
+        self.hook = host.hook if self.world.main else silent_hooks()
         # Asked once, because an identity may be the hash of large files.
         self._ingredients = {kind: _ingredient(choice) for kind, choice in config.providers.items()}
         resolved = config.resolved()
@@ -111,8 +115,8 @@ class Session:
         """The adapter with its own weights, or with the trained ones of a folder. Loaded once, when first asked for."""
         if self._model is None or (self._weights is not None and self._weights != weights):
             self.release()
-            device = self.config.run.device
-            if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+            device = self.device
+            if self.device_type == "cuda" and not torch.cuda.is_available():
                 raise ConfigError(f"run.device is {device}, but torch finds no CUDA device here; run.device=cpu works")
             choice = self.choice(Kind.ADAPTER)
             heads = choice.registered.provider.heads
@@ -128,9 +132,9 @@ class Session:
     def _attention(self, heads: tuple[Heads, ...]) -> Attention:
         """The kernel for these heads; tried once."""
         if heads not in self._kernels:
-            found = choose(self.choice(Kind.ATTENTION), self.host, heads, self.config.run.device)
+            found = choose(self.choice(Kind.ATTENTION), self.host, heads, self.device)
             self._kernels[heads] = found.kernel
-            self.host.hook.srum_attention_chosen(run=self.info, attention=found.name, refused=found.refused)
+            self.hook.srum_attention_chosen(run=self.info, attention=found.name, refused=found.refused)
         return self._kernels[heads]
 
     def model_for(self, kind: Kind) -> ModelAdapter | None:
@@ -155,6 +159,12 @@ class Session:
         return {**self.ingredient(kind), "content": fingerprint([to_json(prompt) for prompt in prompts])}
 
     @property
+    def device(self) -> str:
+        """``run.device``; where several processes share a machine, ``cuda`` is a device for each."""
+        device = self.config.run.device
+        return f"cuda:{self.world.local_rank}" if device == "cuda" and self.world.size > 1 else device
+
+    @property
     def device_type(self) -> str:
         """``cpu``, ``cuda``...: results differ in their last bits between these."""
         return torch.device(self.config.run.device).type
@@ -172,7 +182,7 @@ class Session:
     # --- events ---------------------------------------------------------------------------------------------------
     def listens(self, hook: str) -> bool:
         """Whether anyone implements this event hook. Ask once, before an inner loop."""
-        return bool(getattr(self.host.hook, hook).get_hookimpls())
+        return bool(getattr(self.hook, hook).get_hookimpls())
 
     def picture(self, directory: StageDirectory, name: str, image: Image.Image) -> None:
         """Save a picture for people with the stage; the pipeline shows and emits it when the stage is complete."""
@@ -190,11 +200,13 @@ class Part:
 
 @dataclass(frozen=True)
 class Stage(Part):
-    """One stage of a run. ``progress`` gives (done, total) work items on disk; ``execute`` makes what is missing and
-    returns facts for ``done.json``. Facts that are numbers become the stage's metrics."""
+    """One stage of a run. ``progress`` gives (done, total) work items on disk. ``make`` makes what is missing, in all
+    processes together. ``conclude`` then draws pictures and returns facts for ``done.json``, in the main one alone.
+    Facts that are numbers become the stage's metrics."""
 
     progress: Callable[[Session, StageDirectory], tuple[int, int]]
-    execute: Callable[[Session, StageDirectory], dict[str, Any]]
+    make: Callable[[Session, StageDirectory], None]
+    conclude: Callable[[Session, StageDirectory], dict[str, Any]]
 
 
 def _ingredient(choice: Choice) -> dict[str, Any]:
@@ -218,24 +230,31 @@ def run_chunks(
     before: int = 0,
     total: int | None = None,
 ) -> None:
-    """Make the missing chunks of a stage. ``work`` gets the positions of a chunk and returns its records and the images
-    and tensors that they name.
+    """Make the missing chunks of a stage, which the processes take one by one. ``work`` gets the positions of a chunk
+    and returns its records and the images and tensors that they name.
 
     ``before`` and ``total`` place these chunks within a stage that has several parts, for progress.
     """
-    for index in shards.missing():
+    world, total = session.world, shards.total if total is None else total
+    missing = world.tell(f"{stage.name}: missing chunks", shards.missing)
+    wanted = sum(len(shards.items(index)) for index in missing)
+    found = before + shards.total - wanted
+
+    def advanced(done: int) -> None:
+        session.hook.srum_stage_advanced(run=session.info, stage=stage.name, done=found + done, total=total)
+
+    share = world.share(f"{stage.name}: chunks", len(missing))
+    for place in share:
+        index = missing[place]
         # Providers draw from the seeds that they are given; one that uses torch's global state is repeatable too, and
         # sees the same before and after training: both are parts of one stage.
         torch.manual_seed(stable_seed(session.config.run.seed, stage.name, index))
         records, files = work(shards.items(index))
         shards.write(index, records, files)
-        stage.tick()
-        session.host.hook.srum_stage_advanced(
-            run=session.info,
-            stage=stage.name,
-            done=before + shards.done(),
-            total=shards.total if total is None else total,
-        )
+        if world.main:
+            stage.tick()
+        advanced(share.add(len(records)))
+    share.wait(wanted, advanced)
 
 
 def same_ids(expected: Sequence[str], got: Sequence[str], who: Choice) -> None:

@@ -1,36 +1,39 @@
 """Stage ``train``: the objective on reward-weighted candidates, resumable to the bit.
 
-What step ``s`` sees is a pure function of (run seed, s): its batch, its timesteps, noise and condition dropout. Metrics
-written after the last checkpoint are dropped on resume.
+Metrics written after the last checkpoint are dropped on resume.
 """
 
 from __future__ import annotations
 
 import json
-import math
+import os
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-import torch
+from torch import Tensor
 
-from srum_plugins.config import TrainSection
-from srum_plugins.contracts import ModelAdapter, TrainBatch
+from srum_plugins.contracts import Example
 from srum_plugins.errors import ContractError, StageError
 from srum_plugins.pictures import training_curve
 from srum_plugins.providers import Kind
 from srum_plugins.runs.files import storing, write_folder
-from srum_plugins.runs.fingerprint import stable_seed
 from srum_plugins.runs.store import StageDirectory
-from srum_plugins.stages import generate, optimizers, reward
-from srum_plugins.stages.checkpoints import TrainingState, checkpoints, resume, save
-from srum_plugins.stages.dataset import Dataset
+from srum_plugins.stages import generate, reward
 from srum_plugins.stages.session import Session, Stage
+from srum_plugins.training.checkpoints import METRICS, best, checkpoints, read_metrics, resume, save, sizes
+from srum_plugins.training.dataset import Dataset
+from srum_plugins.training.parallel import Replicated, Sharded, Single, shard
+from srum_plugins.training.shared_tensors import fill, full
+from srum_plugins.training.state import TrainingState
+from srum_plugins.training.step import Trainer
+
+HOW = ("checkpoint_every", "keep", "keep_best", "microbatch", "sharding", "latents_gib")
+"""Settings that decide how training is done, and nothing about its result but rounding."""
 
 
 def ingredients(session: Session) -> dict[str, Any]:
-    """What the weights depend on, besides candidates and rewards. How often checkpoints are written is no part."""
-    settings = dict(session.info.config["train"])
-    del settings["checkpoint_every"]
+    """What the weights depend on, besides candidates and rewards."""
+    settings = {key: value for key, value in session.info.config["train"].items() if key not in HOW}
     return {"objective": session.ingredient(Kind.OBJECTIVE), "train": settings}
 
 
@@ -46,9 +49,55 @@ def progress(session: Session, directory: StageDirectory) -> tuple[int, int]:
     return total if directory.complete else min(saved[-1][0], total) if saved else 0, total
 
 
-def execute(session: Session, directory: StageDirectory) -> dict[str, Any]:
+def make(session: Session, directory: StageDirectory) -> None:
     """Train from the last checkpoint to the end, and save the weights."""
-    settings, hook, info = session.config.train, session.host.hook, session.info
+    settings, hook, info, world = session.config.train, session.hook, session.info, session.world
+    data = Dataset.build(session, session.model(), _examples(session))
+    trainer = _trainer(session, data)
+    state = trainer.state
+    start = resume(directory, state, world)
+    announce = session.listens("srum_train_step_started")
+    report = session.listens("srum_train_step_finished")
+    world.meet("training begun")
+    with storing(directory.path / METRICS), _log(session, directory) as log:
+        for step in range(start, settings.steps):
+            if announce:
+                hook.srum_train_step_started(run=info, step=step)
+            try:
+                metrics = trainer.step(step)
+            except BaseException as error:
+                hook.srum_train_step_failed(run=info, step=step, error=error)
+                raise
+            log.write(f"{json.dumps({'step': step, **metrics}, allow_nan=False)}\n")
+            if report:
+                hook.srum_train_step_finished(run=info, step=step, metrics=metrics)
+            if (step + 1) % settings.checkpoint_every == 0 or step + 1 == settings.steps:
+                log.flush()
+                folder = save(directory, state, step + 1, settings, world)
+                if world.main:
+                    directory.tick()
+                hook.srum_checkpoint_saved(run=info, step=step, folder=folder)
+                hook.srum_stage_advanced(run=info, stage="train", done=step + 1, total=settings.steps)
+    state.take_average()
+    _save_weights(session, directory, state)
+    session.release()  # its weights have moved: what comes next loads them from disk, as it would after a kill
+
+
+def conclude(session: Session, directory: StageDirectory) -> dict[str, Any]:
+    """Draw the curves."""
+    rows, saved = read_metrics(directory), checkpoints(directory)
+    session.picture(directory, "training", training_curve(rows))
+    facts: dict[str, Any] = {
+        "examples": len(_examples(session)),
+        "steps": session.config.train.steps,
+        "trainable_parameters": sizes(saved[-1][1]),
+    }
+    if (metric := session.config.train.keep_best) is not None:
+        facts["best_checkpoint"] = best(saved, rows, metric).name
+    return {**facts, **{f"last_{name}": value for name, value in rows[-1].items() if name not in ("step", "lr")}}
+
+
+def _examples(session: Session) -> list[Example]:
     items = reward.read_judged(session)
     examples = session.objective.examples(items, reward.read_rewards(session))
     if not examples:
@@ -56,99 +105,49 @@ def execute(session: Session, directory: StageDirectory) -> dict[str, Any]:
             f"nothing to train on: objective {session.choice(Kind.OBJECTIVE).name!r} made no example out of "
             f"{len(items)} candidates. {_why_none(session)}"
         )
-    model = session.model()
-    data = Dataset.build(session, model, examples)
-    parameters = model.start_training(session.config.training, base=session.objective.uses_base)
+    return examples
+
+
+def _trainer(session: Session, data: Dataset) -> Trainer:
+    """The model ready to train, alone or with other processes."""
+    settings, world, model, objective = session.config.train, session.world, session.model(), session.objective
+    parameters = model.start_training(session.config.training, base=objective.uses_base)
     if not parameters:
         raise ContractError(f"adapter {session.choice(Kind.ADAPTER).name!r} names no trainable parameter")
-    optimizer = optimizers.build(settings, parameters)
-    state = TrainingState.start(parameters, optimizer, averaged=settings.ema > 0)
-    start = resume(directory, state)
-    announce = session.listens("srum_train_step_started")
-    report = session.listens("srum_train_step_finished")
-    lines = directory.path / "metrics.jsonl"
-    with storing(lines), lines.open("a", encoding="utf-8") as log:
-        for step in range(start, settings.steps):
-            if announce:
-                hook.srum_train_step_started(run=info, step=step)
-            chosen = data.indices(step)
-            try:
-                metrics = train_step(session, model, state, data.batch(chosen), step)
-            except BaseException as error:
-                hook.srum_train_step_failed(run=info, step=step, error=error)
-                if isinstance(error, NonFiniteError):
-                    names = sorted({name for index in chosen for name in examples[index].candidates})
-                    raise StageError(f"{error} Candidates: {', '.join(names)}.") from error
-                raise
-            log.write(f"{json.dumps({'step': step, **metrics}, allow_nan=False)}\n")
-            if report:
-                hook.srum_train_step_finished(run=info, step=step, metrics=metrics)
-            if (step + 1) % settings.checkpoint_every == 0 or step + 1 == settings.steps:
-                log.flush()
-                folder = save(directory, state, step + 1)
-                directory.tick()
-                hook.srum_checkpoint_saved(run=info, step=step, folder=folder)
-                hook.srum_stage_advanced(run=info, stage="train", done=step + 1, total=settings.steps)
-    state.take_average()
-    write_folder(weights(directory), model.save)
-    session.release()  # its weights have moved: what comes next loads them from disk, as it would after a kill
-    rows = [json.loads(line) for line in (directory.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    session.picture(directory, "training", training_curve(rows))
-    return {
-        "examples": len(examples),
-        "steps": settings.steps,
-        "trainable_parameters": sum(parameter.numel() for parameter in parameters.values()),
-        **{f"last_{name}": value for name, value in rows[-1].items() if name not in ("step", "lr")},
-    }
+    engine = Single(objective, model)
+    if world.size > 1 and settings.sharding == "fsdp2":
+        parameters = shard(model, session.device, world)
+        engine = Sharded(objective, model, world)
+    elif world.size > 1:
+        engine = Replicated(objective, model, parameters, world)
+    state = TrainingState.start(settings, parameters)
+    return Trainer(settings, session.config.run.seed, model, state, data, engine, world)
 
 
-class NonFiniteError(StageError):
-    """A loss, a metric or a gradient is not finite; the optimizer has not moved."""
+def _log(session: Session, directory: StageDirectory) -> IO[str]:
+    """Where metrics are written: by the main process alone."""
+    file = directory.path / METRICS if session.world.main else Path(os.devnull)
+    return file.open("a", encoding="utf-8")
 
 
-def train_step(
-    session: Session,
-    model: ModelAdapter,
-    state: TrainingState,
-    batch: TrainBatch,
-    step: int,
-) -> dict[str, float]:
-    """One optimizer step; returns its metrics. Raises NonFiniteError before the optimizer moves."""
-    settings = session.config.train
-    seed = stable_seed(session.config.run.seed, "train", step)
-    torch.manual_seed(seed)  # for models that draw from the global state, such as dropout
-    state.optimizer.zero_grad(set_to_none=True)  # before the forward: two sets of gradients are never held with it
-    draws = model.draw(batch.latents[0], torch.Generator().manual_seed(seed))
-    loss, figures = session.objective.loss(model, batch, draws)
-    if not bool(torch.isfinite(loss)):
-        raise NonFiniteError(f"the loss of step {step} is {loss.item()}; training stopped before the update.")
-    extra = {name: float(value) for name, value in figures.items()}
-    if odd := [name for name, value in extra.items() if not math.isfinite(value)]:
-        raise NonFiniteError(
-            f"the metric {odd[0]!r} of step {step} is {extra[odd[0]]}; training stopped before the update."
-        )
-    loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
-    norm = torch.nn.utils.clip_grad_norm_(list(state.parameters.values()), settings.grad_clip or math.inf)
-    if not bool(torch.isfinite(norm)):
-        raise NonFiniteError(f"the gradient norm of step {step} is {norm.item()}; training stopped before the update.")
-    rate = learning_rate(settings, step)
-    optimizers.set_rate(state.optimizer, rate)
-    state.optimizer.step()
-    state.update_average(settings.ema, step)
-    return {"loss": float(loss.detach()), "grad_norm": float(norm), "lr": rate, **extra}
-
-
-def learning_rate(settings: TrainSection, step: int) -> float:
-    """The learning rate of a step (from 0): a linear warm-up that ends at ``lr`` after ``warmup`` steps, then
-    ``constant``, or ``linear`` or ``cosine`` decay that would reach 0 one step after the last."""
-    if step < settings.warmup:
-        return settings.lr * (step + 1) / settings.warmup
-    share = (step - settings.warmup) / max(settings.steps - settings.warmup, 1)
-    if settings.decay == "linear":
-        return settings.lr * (1.0 - share)
-    if settings.decay == "cosine":
-        return settings.lr * 0.5 * (1.0 + math.cos(math.pi * share))
-    return settings.lr
+def _save_weights(session: Session, directory: StageDirectory, state: TrainingState) -> None:
+    """Let the adapter save itself, in the main process. Weights that are shared out are gathered there into a model
+    that is not."""
+    world, folder = session.world, weights(directory)
+    if world.size > 1 and session.config.train.sharding == "fsdp2":
+        gathered: dict[str, Tensor] = {}
+        for name, value in state.parameters.items():
+            whole = full(value.detach())
+            if world.main:
+                gathered[name] = whole.cpu()
+        session.release()
+        if world.main:
+            fresh = session.model().start_training(session.config.training, base=False)
+            for name, whole in gathered.items():
+                fill(fresh[name], whole)
+    if world.main:
+        write_folder(folder, session.model().save)
+    world.meet("weights saved")
 
 
 def _why_none(session: Session) -> str:
@@ -160,4 +159,6 @@ def _why_none(session: Session) -> str:
     )
 
 
-STAGE = Stage("train", (generate.STAGE, reward.STAGE), ingredients=ingredients, progress=progress, execute=execute)
+STAGE = Stage(
+    "train", (generate.STAGE, reward.STAGE), ingredients=ingredients, progress=progress, make=make, conclude=conclude
+)

@@ -10,12 +10,13 @@ from typing import Any
 
 from srum_plugins.errors import DamagedError
 from srum_plugins.runs.files import ASIDE, read_sealed, storing
+from srum_plugins.runs.lock import held
 from srum_plugins.runs.shards import Shards
 from srum_plugins.runs.store import StageDirectory
 from srum_plugins.runs.sums import SUMS, damage
 from srum_plugins.stages import evaluate, generate, ground, judge, reward, train
-from srum_plugins.stages.checkpoints import checkpoints
 from srum_plugins.stages.session import Part, Session
+from srum_plugins.training.checkpoints import checkpoints
 
 Seen = Callable[[Path], None]
 PARTS: tuple[Part, ...] = (
@@ -85,21 +86,18 @@ def repair(session: Session, findings: Sequence[Finding], say: Callable[[str], N
     """Remove what is damaged, tell ``say`` each file or folder, and write missing manifests anew.
 
     Raises:
-        StageError: a stage is being run.
+        StageError: the run directory is being run.
         StorageError: the disk is read-only.
     """
-    for part in PARTS:
-        own = [finding for finding in findings if finding.stage == part.name]
-        directory = session.directory(part)
-        if not own:
-            continue
-        with directory.hold():
-            for path in dict.fromkeys(path for finding in own for path in finding.removed):
-                if path.exists() or path.is_symlink():
-                    with storing(path):
-                        _remove(path)
-                    say(f"removed {path.relative_to(session.config.directory)}")
-            directory.describe()  # the manifest follows from the configuration: nothing need run for it
+    with held(session.config.directory, session.world):
+        for path in dict.fromkeys(path for finding in findings for path in finding.removed):
+            if path.exists() or path.is_symlink():
+                with storing(path):
+                    _remove(path)
+                say(f"removed {path.relative_to(session.config.directory)}")
+        for part in PARTS:  # a manifest follows from the configuration: nothing need run for it
+            if any(finding.stage == part.name for finding in findings):
+                session.directory(part).describe()
 
 
 def _findings(session: Session, part: Part, seen: Seen) -> Iterator[Finding]:
@@ -151,7 +149,7 @@ def _absent(session: Session, directory: StageDirectory, part: Part) -> Iterator
     """The files of a stage that must be there and are not: its manifest from the first moment, its outcomes when it is
     complete, and its done.json when a stage that reads it has begun."""
     folder = directory.path
-    begun = any(path.name != "lock" and not path.name.startswith(ASIDE) for path in folder.iterdir())
+    begun = any(not path.name.startswith(ASIDE) for path in folder.iterdir())
     wanted = [MANIFEST] if begun else []
     if (folder / DONE).exists():
         wanted += OUTCOMES.get(part.name, ())

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from srum_plugins.config import TrainSection
+from srum_plugins.training.shared_tensors import like
 
 Parameters = Mapping[str, torch.nn.Parameter]
 
@@ -65,7 +66,7 @@ def restore_state(optimizer: torch.optim.Optimizer, parameters: Parameters, tens
 def _moment(slot: str, name: str, parameter: torch.nn.Parameter, tensors: Mapping[str, Tensor]) -> Tensor:
     key = f"{slot}/{name}"
     if key in tensors:
-        return tensors[key].to(parameter.device)
+        return like(tensors[key], parameter)
     from torchao.optim.subclass_8bit import OptimState8bit
 
     parts = [tensors[f"{key}/{part}"].to(parameter.device) for part in PARTS]

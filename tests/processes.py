@@ -1,0 +1,49 @@
+"""Several processes of one run, as a launcher would start them, forked off one that has imported what takes seconds."""
+
+import multiprocessing
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(
+    ["srum_plugins.stages.pipeline", "torch.distributed.fsdp", "torch._dynamo", "scipy.stats", "matplotlib.figure"]
+)
+LONGEST = 90.0  # seconds, after which processes that wait for one another in vain are killed
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _begin(rank: int, size: int, port: int, work: Callable[..., Any], arguments: Sequence[Any]) -> None:
+    if size > 1:
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    sys.exit(work(rank, *arguments))
+
+
+def launch(size: int, work: Callable[..., Any], *arguments: Any) -> list[int]:
+    """Run ``work(rank, *arguments)`` in so many processes; their exit codes. As with torchrun, one that fails or is
+    killed ends the others."""
+    port = free_port()
+    group = [PROCESSES.Process(target=_begin, args=(rank, size, port, work, arguments)) for rank in range(size)]
+    for process in group:
+        process.start()
+    until = time.monotonic() + LONGEST
+    while any(process.is_alive() for process in group):
+        if any(process.exitcode not in (None, 0) for process in group):
+            time.sleep(0.5)  # the others may end by themselves, with what they have to say
+            until = 0.0
+        if time.monotonic() > until:
+            for process in group:
+                process.kill()
+        time.sleep(0.01)
+    return [process.exitcode or 0 for process in group]
