@@ -65,8 +65,8 @@ class StageDirectory:
         who holds the run directory (:mod:`srum_plugins.runs.lock`).
 
         Raises:
-            StageError: the directory is of another configuration.
             DamagedError: its manifest is damaged.
+            StageError: the directory is of another configuration.
             StorageError: the disk is full, or may not be written.
         """
         with storing(self.path):
