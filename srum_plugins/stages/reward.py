@@ -52,32 +52,14 @@ def progress(session: Session, directory: StageDirectory) -> tuple[int, int]:
 def execute(session: Session, directory: StageDirectory) -> dict[str, Any]:
     """Aggregate, and draw an overlay sheet."""
     items, rewards = read_judged(session), shards(session, directory)
-    who = session.choice(Kind.AGGREGATOR)
-
-    def work(_: range) -> tuple[list[RewardRecord], dict[str, Image.Image]]:
-        given = session.aggregator.aggregate(items, stable_seed(session.config.run.seed, "reward"))
-        if len(given) != len(items):
-            raise ContractError(f"aggregator {who.name!r} returned {len(given)} rewards for {len(items)} candidates")
-        same_ids(
-            [item.candidate.id for item, reward in zip(items, given, strict=True) if reward],
-            [reward.candidate_id for reward in given if reward],
-            who,
-        )
-        for item, reward in zip(items, given, strict=True):
-            if reward is not None:
-                _check(item, reward, who.name)
-        return [
-            RewardRecord(item.candidate.id, reward.score if reward else None, reward.map if reward else None)
-            for item, reward in zip(items, given, strict=True)
-        ], {}
-
-    run_chunks(session, rewards, work, directory)
-    scores = [record.score for record in rewards.read() if record.score is not None]
+    run_chunks(session, rewards, lambda _: (aggregated(session, items), {}), directory)
+    given = _rewards(rewards)
+    scores = [reward.score for reward in given if reward is not None]
     if not scores:
         raise StageError(
             f"no candidate has a reward: every judgement failed (judge {session.choice(Kind.JUDGE).name!r})"
         )
-    session.picture(directory, "rewards", _sheet(session, items, read_rewards(session)))
+    session.picture(directory, "rewards", _sheet(session, items, given))
     return {
         "rewards": len(scores),
         "without_reward": len(items) - len(scores),
@@ -85,6 +67,26 @@ def execute(session: Session, directory: StageDirectory) -> dict[str, Any]:
         "score_min": min(scores),
         "score_max": max(scores),
     }
+
+
+def aggregated(session: Session, items: list[Judged]) -> list[RewardRecord]:
+    """The rewards of the run's aggregator, checked against the contract: one per candidate."""
+    who = session.choice(Kind.AGGREGATOR)
+    given = session.aggregator.aggregate(items, stable_seed(session.config.run.seed, "reward"))
+    if len(given) != len(items):
+        raise ContractError(f"aggregator {who.name!r} returned {len(given)} rewards for {len(items)} candidates")
+    same_ids(
+        [item.candidate.id for item, reward in zip(items, given, strict=True) if reward],
+        [reward.candidate_id for reward in given if reward],
+        who,
+    )
+    for item, reward in zip(items, given, strict=True):
+        if reward is not None:
+            _check(item, reward, who.name)
+    return [
+        RewardRecord(item.candidate.id, reward.score if reward else None, reward.map if reward else None)
+        for item, reward in zip(items, given, strict=True)
+    ]
 
 
 def read_judged(session: Session) -> list[Judged]:
@@ -100,9 +102,13 @@ def read_judged(session: Session) -> list[Judged]:
 
 def read_rewards(session: Session) -> list[Reward | None]:
     """All rewards, from disk, in the order of the candidates."""
+    return _rewards(shards(session, session.directory(STAGE)))
+
+
+def _rewards(rewards: Shards[RewardRecord]) -> list[Reward | None]:
     return [
         None if record.map is None or record.score is None else Reward(record.candidate_id, record.map, record.score)
-        for record in shards(session, session.directory(STAGE)).read()
+        for record in rewards.read()
     ]
 
 
