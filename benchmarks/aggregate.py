@@ -1,11 +1,11 @@
 """Speed of the way from judgements to token weights: OMP_NUM_THREADS=1 python benchmarks/aggregate.py
 
-Writes candidates, boxes and judgements of images of 1024 x 1024 pixels into a run directory, as the stages before would,
-but for the images. Then times what the stage `reward` and the training after it do with them: read all records,
-aggregate, write the rewards, read them back, and bring each map to the token grid. The picture of the stage is left out.
+Writes candidates, boxes and judgements of images of 1024 x 1024 pixels into a run directory, as the stages before
+would, but for the images. Then times what the stage `reward` and the training after it do with them: read all records,
+aggregate, write the rewards, read them back, and bring each map to the token grid. The picture is left out.
 
-Prints a table and writes a JSON file: seconds of each part by the clock, and of the processor, all threads together. The
-digests of the rewards and of the weights tell whether a faster program still computes the same bits.
+Prints a table and writes a JSON file: seconds of each part by the clock, and of the processor, all threads together.
+The digests of the rewards and of the weights tell whether a faster program still computes the same bits.
 """
 
 from __future__ import annotations
@@ -40,7 +40,12 @@ T = TypeVar("T")
 
 def session(folder: Path, prompts: int, aggregator: str) -> Session:
     host = PluginHost.load()
-    settings = {"run.directory": folder, "prompts.count": prompts, "generate.candidates": EACH, "aggregator": aggregator}
+    settings = {
+        "run.directory": folder,
+        "prompts.count": prompts,
+        "generate.candidates": EACH,
+        "aggregator": aggregator,
+    }
     return Session(load(CONFIG, [f"{key}={value}" for key, value in settings.items()], host), host)
 
 
