@@ -63,7 +63,7 @@ def fill(run: Session, regions: int) -> None:
             local = [Score(score, phrase) for score, phrase in zip(scores, phrases, strict=True)]
             raw = [f"is this {phrase} ? yes {score:.4f}" for score, phrase in zip(scores, phrases, strict=True)]
             whole = Score(float(rng.uniform()), f"p = 0.500: {prompt.checks[0].question}")
-            candidates.append(Candidate(name, prompt.id, index, index, f"images/{name}.png", SIDE, SIDE))
+            candidates.append(Candidate(name, prompt.id, index, index, "", SIDE, SIDE))
             groundings.append(Grounding(name, tuple(places)))
             judgements.append(Judgement(name, whole, tuple(local), tuple(raw), 0, "0" * 64, "choice", "0.1.0"))
     for shards, records in (

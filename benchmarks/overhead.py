@@ -105,7 +105,7 @@ def watch(ledger: Ledger) -> None:
     from srum_plugins import config, host, pictures, progress
     from srum_plugins.attention import probe
     from srum_plugins.runs import files, fingerprint, shards
-    from srum_plugins.stages import checkpoints, evaluate, optimizers, pipeline, session
+    from srum_plugins.stages import checkpoints, evaluate, optimizers, session
     from srum_plugins.tracking import plugin as tracking
 
     ledger.functions(START, config, "load")

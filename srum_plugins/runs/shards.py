@@ -17,7 +17,7 @@ from PIL import Image
 
 from srum_plugins.errors import ContractError, DamagedError
 from srum_plugins.records import from_json, to_json
-from srum_plugins.runs.files import image_bytes, parse_image, parse_tensor, tensor_bytes, write_bytes
+from srum_plugins.runs.files import image_bytes, parse_image, parse_tensor, tensor_bytes, write_bytes, write_files
 from srum_plugins.runs.sums import Sum, check_file, inside, read_checked, read_sums, refuse_odd, sums_text
 
 if TYPE_CHECKING:
@@ -83,10 +83,14 @@ class Shards(Generic[T]):
         lines = [json.dumps(to_json(record), ensure_ascii=False, allow_nan=False) for record in records]
         part = "".join(f"{line}\n" for line in lines).encode()
         digests: dict[str, str] = {}
-        for name, content in files.items():
-            data = image_bytes(content) if isinstance(content, Image.Image) else tensor_bytes(content)
-            write_bytes(inside(self.folder, name), data)
-            digests[name] = hashlib.sha256(data).hexdigest()
+
+        def contents() -> Iterator[tuple[Path, bytes]]:
+            for name, content in files.items():
+                data = image_bytes(content) if isinstance(content, Image.Image) else tensor_bytes(content)
+                digests[name] = hashlib.sha256(data).hexdigest()
+                yield inside(self.folder, name), data
+
+        write_files(contents())
         # Last, so that sums that are cut off are told by its absence.
         digests[self.part(index).name] = hashlib.sha256(part).hexdigest()
         write_bytes(self.sums(index), sums_text(digests).encode())
