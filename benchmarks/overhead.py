@@ -25,8 +25,8 @@ from typing import Any
 
 CONFIG = Path(__file__).parent.parent / "configs" / "demo.yaml"
 MODEL = "model"
-START, RECORDS, PNG, HASHES, DISK = "imports and start-up", "records", "PNG", "hashes", "fsync and rename"
-TRACKING, PROGRESS, PICTURES, REWARDS = "tracking", "progress", "pictures", "rewards"
+START, RECORDS, PNG, HASHES, DISK = "imports and start-up", "records", "PNG", "hashes", "files, fsync, rename"
+TRACKING, PROGRESS, PICTURES, REWARDS, PROMPTS = "tracking", "progress", "pictures", "rewards", "prompts"
 STATISTICS, CHECKPOINTS, OTHER = "statistics", "checkpoints", "other"
 
 ADAPTER = "generate answer choice_logprobs locate locate_all token_grid encode draw predict start_training save"
@@ -36,7 +36,8 @@ PROVIDERS = {
     "judge": {MODEL: "judge"},
     "aggregator": {REWARDS: "aggregate"},
     "objective": {MODEL: "loss", REWARDS: "examples"},
-    "benchmark": {MODEL: "score understanding"},
+    "benchmark": {MODEL: "score understanding", PROMPTS: "prompts"},
+    "prompts": {PROMPTS: "prompts"},
 }
 """Methods of the providers by slot and kind."""
 
@@ -114,12 +115,14 @@ def watch(ledger: Ledger) -> None:
     ledger.methods(RECORDS, shards.Shards, "read write")
     ledger.functions(RECORDS, files, "read_json write_json")
     ledger.methods(PNG, Image, "open")
-    ledger.methods(PNG, Image.Image, "save convert")
+    ledger.methods(PNG, Image.Image, "save")
     ledger.methods(PNG, ImageFile.ImageFile, "load")
     ledger.methods(HASHES, hashlib, "sha256 file_digest")
     ledger.functions(HASHES, fingerprint, "fingerprint stable_seed")
     ledger.functions(HASHES, session, "_ingredient")
     ledger.methods(DISK, os, "fsync replace rename")
+    ledger.functions(DISK, files, "write_files write_folder")
+    ledger.methods(DISK, shards.Shards, "image tensor")
     ledger.functions(PICTURES, pictures, "sample_grid reward_sheet before_after training_curve")
     ledger.functions(STATISTICS, evaluate, "summarise")
     ledger.functions(CHECKPOINTS, checkpoints, "save resume")
@@ -159,29 +162,31 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         status = srum(["run", str(options.config), f"run.directory={folder}/run", *options.overrides])
         ledger.charge()
+        kinds = dict(sorted(ledger.seconds.items(), key=lambda one: -one[1]))
     if status:
         sys.exit(status)
-    total, model = sum(ledger.seconds.values()), ledger.seconds[MODEL]
     import torch
     from measure import name_of
 
+    total = sum(kinds.values())
+    overhead = 1 - kinds[MODEL] / total
     report = {
         "device": name_of(torch.device("cpu")),
         "threads": torch.get_num_threads(),
-        "load": os.getloadavg()[0],
+        "load_average": os.getloadavg(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "config": options.config.name,
         "overrides": options.overrides,
         "seconds": total,
-        "overhead": 1 - model / total,
-        "kinds": dict(sorted(ledger.seconds.items(), key=lambda one: -one[1])),
+        "overhead": overhead,
+        "kinds": kinds,
     }
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(f"{json.dumps(report, indent=1)}\n")
-    for kind, seconds in report["kinds"].items():
+    for kind, seconds in kinds.items():
         print(f"{kind:<22} {seconds:>8.2f} s {seconds / total:>7.2%}")
-    print(f"{'total':<22} {total:>8.2f} s, of it {report['overhead']:.2%} overhead")
+    print(f"{'total':<22} {total:>8.2f} s, of it {overhead:.2%} overhead")
 
 
 if __name__ == "__main__":
