@@ -27,6 +27,7 @@ from torch import Tensor, device
 from srum_plugins.config import load
 from srum_plugins.host import PluginHost
 from srum_plugins.records import Box, Candidate, Grounding, Judgement, Region, Score
+from srum_plugins.runs.shards import Shards
 from srum_plugins.stages import generate, ground, judge, reward
 from srum_plugins.stages.session import Session
 
@@ -66,11 +67,12 @@ def fill(run: Session, regions: int) -> None:
             candidates.append(Candidate(name, prompt.id, index, index, "", SIDE, SIDE))
             groundings.append(Grounding(name, tuple(places)))
             judgements.append(Judgement(name, whole, tuple(local), tuple(raw), 0, "0" * 64, "choice", "0.1.0"))
-    for shards, records in (
+    written: list[tuple[Shards[Any], list[Any]]] = [
         (generate.shards(run, run.directory(generate.STAGE)), candidates),
         (ground.shards(run, run.directory(ground.STAGE)), groundings),
         (judge.shards(run, run.directory(judge.STAGE)), judgements),
-    ):
+    ]
+    for shards, records in written:
         for index in range(len(shards)):
             shards.write(index, [records[item] for item in shards.items(index)])
 
