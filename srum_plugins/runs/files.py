@@ -12,7 +12,7 @@ import shutil
 import struct
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,20 +60,35 @@ def write_bytes(path: Path, data: bytes) -> None:
     Raises:
         StorageError: the disk is full, or may not be written.
     """
-    aside = path.with_name(f"{ASIDE}{os.getpid()}-{path.name}")
-    with storing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with aside.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            aside.replace(path)
-        except BaseException:
-            with suppress(OSError):  # what went wrong first is told
-                aside.unlink(missing_ok=True)
-            raise
-        _sync(path.parent)
+    write_files([(path, data)])
+
+
+def write_files(contents: Iterable[tuple[Path, bytes]]) -> None:
+    """Write files, each as :func:`write_bytes` does. All are on the disk when it returns; the names in a folder are
+    flushed once, since that takes as long as to flush a small file.
+
+    Raises:
+        StorageError: the disk is full, or may not be written.
+    """
+    folders: set[Path] = set()
+    for path, data in contents:
+        folders.add(path.parent)
+        aside = path.with_name(f"{ASIDE}{os.getpid()}-{path.name}")
+        with storing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with aside.open("wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                aside.replace(path)
+            except BaseException:
+                with suppress(OSError):  # what went wrong first is told
+                    aside.unlink(missing_ok=True)
+                raise
+    for folder in folders:
+        with storing(folder):
+            _sync(folder)
 
 
 def write_json(path: Path, data: Any) -> None:
