@@ -17,7 +17,8 @@ from srum_plugins.runs.files import clean, read_sealed, storing, write_bytes, wr
 from srum_plugins.runs.fingerprint import SHORT, changes, fingerprint
 from srum_plugins.runs.sums import SUMS, digest, read_checked, read_sums, sums_text
 
-LOOSE = ("pictures/*", "metrics.jsonl")  # what no part's sums list
+QUARANTINE = "quarantine.jsonl"
+LOOSE = ("pictures/*", "metrics.jsonl", QUARANTINE)  # what no part's sums list
 _NAME = re.compile(rf"[0-9a-f]{{{SHORT}}}\n?")
 
 

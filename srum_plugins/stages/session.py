@@ -25,6 +25,7 @@ from srum_plugins.runs.fingerprint import fingerprint, stable_seed
 from srum_plugins.runs.shards import Attachment, Shards
 from srum_plugins.runs.store import StageDirectory
 from srum_plugins.runs.sums import check_folder
+from srum_plugins.stages.quarantine import Failing, attempt, check_share
 from srum_plugins.world import World
 
 T = TypeVar("T")
@@ -229,9 +230,10 @@ def run_chunks(
     stage: StageDirectory,
     before: int = 0,
     total: int | None = None,
+    failing: Failing[T] | None = None,
 ) -> None:
     """Make the missing chunks of a stage, which the processes take one by one. ``work`` gets the positions of a chunk
-    and returns its records and the images and tensors that they name.
+    and returns its records and the images and tensors that they name. With ``failing``, records may fail.
 
     ``before`` and ``total`` place these chunks within a stage that has several parts, for progress.
     """
@@ -248,9 +250,17 @@ def run_chunks(
         index = missing[place]
         # Providers draw from the seeds that they are given; one that uses torch's global state is repeatable too, and
         # sees the same before and after training: both are parts of one stage.
-        torch.manual_seed(stable_seed(session.config.run.seed, stage.name, index))
-        records, files = work(shards.items(index))
+        seed = stable_seed(session.config.run.seed, stage.name, index)
+        torch.manual_seed(seed)
+        if failing is None:
+            records, files = work(shards.items(index))
+        else:
+            records, files = attempt(work, shards.items(index), failing, seed)
         shards.write(index, records, files)
+        if failing is not None:
+            failures = [failure for record in records if (failure := failing.read(record)) is not None]
+            if failed := share.add(len(failures), "failed"):
+                check_share(stage.name, failed, shards.total, session.config.run.max_failed, failures)
         if world.main:
             stage.tick()
         advanced(share.add(len(records)))
