@@ -61,9 +61,10 @@ class StageDirectory:
             return None
         return self.family / name.rstrip("\n") if _NAME.fullmatch(name) else None
 
-    def begin(self) -> None:
+    def begin(self, made_with: Mapping[str, str] | None = None) -> list[str]:
         """Create the directory with its manifest, or go on with what is there without half-written leftovers. Only for
-        who holds the run directory (:mod:`srum_plugins.runs.lock`).
+        who holds the run directory (:mod:`srum_plugins.runs.lock`). ``made_with`` is noted in the manifest; returns how
+        it differs from that of what is there.
 
         Raises:
             DamagedError: its manifest is damaged.
@@ -73,18 +74,22 @@ class StageDirectory:
         with storing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             clean(self.path)
-        self.describe()
+        differences = self.describe(made_with)
         self.use()
         self._clock = time.monotonic()
+        return differences
 
-    def describe(self) -> None:
-        """Write the manifest, or compare with it what is there. Raises as :meth:`begin` does."""
+    def describe(self, made_with: Mapping[str, str] | None = None) -> list[str]:
+        """Write the manifest, or compare with it what is there. Returns and raises as :meth:`begin` does."""
         path = self.path / "manifest.json"
         if not path.exists():
             manifest = {"stage": self.name, "fingerprint": self.fingerprint, "ingredients": self.ingredients}
-            write_sealed(path, manifest)
-        elif read_sealed(path).get("fingerprint") != self.fingerprint:
+            write_sealed(path, {**manifest, "made_with": dict(made_with or {})})
+            return []
+        known = read_sealed(path)
+        if known.get("fingerprint") != self.fingerprint:
             raise StageError(f"{path} is of another configuration whose hash begins alike: use another run.directory")
+        return changes(known.get("made_with", {}), made_with) if made_with else []
 
     def use(self) -> None:
         """Note that the run's current configuration uses this directory."""

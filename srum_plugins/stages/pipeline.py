@@ -159,7 +159,8 @@ def _run_stage(session: Session, stage: Stage, say: Callable[[str], None]) -> No
         else:
             if stale := directory.staleness():
                 say(stale)
-            directory.begin()
+            if differences := directory.begin(session.made_with):
+                say(f"{stage.name} goes on with what was begun otherwise: {'; '.join(differences)}")
         done, total = stage.progress(session, directory)
         hook.srum_stage_started(run=info, stage=stage.name, done=done, total=total)
     if not reused:

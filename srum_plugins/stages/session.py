@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 from PIL import Image
 
+import srum_plugins
 from srum_plugins.attention.contract import Attention, Heads
 from srum_plugins.attention.probe import choose
 from srum_plugins.config import Choice, RunConfig
@@ -22,6 +23,7 @@ from srum_plugins.providers import Kind
 from srum_plugins.records import Prompt, to_json
 from srum_plugins.runs.files import write_image
 from srum_plugins.runs.fingerprint import fingerprint, stable_seed
+from srum_plugins.runs.provenance import made_with
 from srum_plugins.runs.shards import Attachment, Shards
 from srum_plugins.runs.store import StageDirectory
 from srum_plugins.runs.sums import check_folder
@@ -174,11 +176,18 @@ class Session:
         """The directory of a stage, or of a part of one, under the current configuration."""
         if stage.name not in self._stages:
             inputs = {upstream.name: self.directory(upstream).fingerprint for upstream in stage.inputs}
-            ingredients = {**stage.ingredients(self), "seed": self.config.run.seed}
+            ingredients = {**stage.ingredients(self), "seed": self.config.run.seed, "core": srum_plugins.__version__}
             if inputs:
                 ingredients["inputs"] = inputs
             self._stages[stage.name] = StageDirectory(self.config.directory, stage.name, ingredients)
         return self._stages[stage.name]
+
+    @cached_property
+    def made_with(self) -> dict[str, str]:
+        """Versions and code of the core and of the plugins that are used (:mod:`srum_plugins.runs.provenance`)."""
+        used = [one.registered.file for choice in self.config.providers.values() for one in choice.each]
+        folders = {Path(file.rpartition(":")[0]).parent for file in used}
+        return made_with([Path(srum_plugins.__file__).parent, *folders])
 
     # --- events ---------------------------------------------------------------------------------------------------
     def listens(self, hook: str) -> bool:
