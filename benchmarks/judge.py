@@ -28,7 +28,7 @@ def main() -> None:
         for item, given in zip(reward.read_judged(session), reward.read_rewards(session), strict=True)
         if given is not None
     ]
-    shown = generate.locate(session, [item.candidate for item, _ in rewarded])
+    shown = generate.locate(session, generate.saved(session), [item.candidate for item, _ in rewarded])
     right = np.array(
         [oracle.score(parse(each.prompt.text), np.asarray(each.image.convert("RGB")))["full"] for each in shown]
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class SrumError(Exception):
@@ -36,6 +37,21 @@ class RewardError(SrumError):
 
 class StageError(SrumError):
     """A stage cannot run, or stopped before it was complete."""
+
+
+class DamagedError(StageError):
+    """A file of a run directory is not as it was written: ``file``, and the ``problem`` with it in a few words."""
+
+    def __init__(self, file: Path, problem: str) -> None:
+        super().__init__(
+            f"{file}: {problem}. `srum verify CONFIG --repair` removes what is damaged; the next run makes only that "
+            "again."
+        )
+        self.file, self.problem = file, problem
+
+
+class StorageError(StageError):
+    """The disk or its rights keep a file of a run directory from being written or read."""
 
 
 class TrackingError(SrumError):

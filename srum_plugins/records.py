@@ -11,9 +11,10 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from functools import cache, partial
+from typing import Any, TypeAlias, TypeVar
 
 from srum_plugins.errors import ContractError
 
@@ -31,7 +32,7 @@ class Box:
 
     def __post_init__(self) -> None:
         sides = (self.x0, self.y0, self.x1, self.y1)
-        if not all(math.isfinite(side) for side in sides):
+        if not all(map(math.isfinite, sides)):
             raise ContractError(f"a box needs finite sides, got {sides}")
         if not (self.x0 < self.x1 and self.y0 < self.y1):
             raise ContractError(f"a box needs x0 < x1 and y0 < y1, got {sides}")
@@ -217,19 +218,43 @@ def from_json(kind: type[T], data: Any) -> T:
     Raises:
         ContractError: a field is missing, unknown, or of another type; the message has its path.
     """
-    return typing.cast(T, _decode(kind, data, kind.__name__))
+    try:
+        return typing.cast(T, _read_record(kind, data))
+    except _MisfitError as misfit:
+        raise ContractError(f"{kind.__name__}{misfit.path}: {misfit.what}") from None
+
+
+# A run has a million of these: annotations are looked at once for each class, and what JSON has itself is not touched.
+_PLAIN = frozenset({str, int, float, bool, types.NoneType})
+_Reader: TypeAlias = Callable[[Any], Any]
+_Field: TypeAlias = tuple[frozenset[type], _Reader]
+"""The types of data that are values as they are, and what makes values of all others."""
 
 
 def _encode(value: Any, tagged: bool) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        hints = typing.get_type_hints(type(value))
-        body = {f.name: _encode(getattr(value, f.name), _is_tagged(hints[f.name])) for f in dataclasses.fields(value)}
-        return {"type": type(value).__name__, **body} if tagged else body
+    kind: type = type(value)
+    if kind in _PLAIN:
+        return value
+    if (fields := _tags(kind)) is not None:
+        body: dict[str, Any] = {"type": kind.__name__} if tagged else {}
+        for name, tag in fields:
+            item = getattr(value, name)
+            body[name] = item if type(item) in _PLAIN else _encode(item, tag)
+        return body
     if isinstance(value, Mapping):
         return {str(key): _encode(item, tagged) for key, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [_encode(item, tagged) for item in value]
     return value
+
+
+@cache
+def _tags(kind: type) -> tuple[tuple[str, bool], ...] | None:
+    """The names of a record's fields, each with whether its values are tagged; None for a class of another kind."""
+    if not dataclasses.is_dataclass(kind):
+        return None
+    hints = typing.get_type_hints(kind)
+    return tuple((field.name, _is_tagged(hints[field.name])) for field in dataclasses.fields(kind))
 
 
 def _members(hint: Any) -> tuple[Any, ...]:
@@ -243,60 +268,125 @@ def _is_tagged(hint: Any) -> bool:
     return sum(dataclasses.is_dataclass(member) for member in _members(hint)) > 1
 
 
-def _decode(hint: Any, data: Any, where: str) -> Any:
+class _MisfitError(Exception):
+    """Data that does not fit its annotation. Its path is put together on the way out, since it is seldom asked for."""
+
+    def __init__(self, what: str, path: str = "") -> None:
+        super().__init__(what, path)
+        self.what, self.path = what, path
+
+    def inside(self, step: str) -> _MisfitError:
+        """The same, seen from one step further out."""
+        return _MisfitError(self.what, step + self.path)
+
+
+def _field(hint: Any) -> _Field:
+    return frozenset(member for member in _members(hint) or (hint,) if member in _PLAIN), _reader(hint)
+
+
+def _reader(hint: Any) -> _Reader:
+    """What makes values of this annotation from JSON."""
     members = _members(hint)
-    if members:
-        if data is None and type(None) in members:
-            return None
-        records = [member for member in members if dataclasses.is_dataclass(member)]
-        if len(records) > 1:
-            name = data.get("type") if isinstance(data, dict) else None
-            for member in records:
-                if isinstance(member, type) and member.__name__ == name:
-                    return _decode(member, {k: v for k, v in data.items() if k != "type"}, where)
-            raise ContractError(f"{where}: unknown record type {name!r}")
-        (only,) = [member for member in members if member is not type(None)]
-        return _decode(only, data, where)
     origin = typing.get_origin(hint)
+    if members:
+        return _union_reader(members)
     if origin is typing.Literal:
-        if data not in typing.get_args(hint):
-            raise ContractError(f"{where}: expected one of {', '.join(map(str, typing.get_args(hint)))}, got {data!r}")
-        return data
+        return partial(_read_literal, typing.get_args(hint))
     if origin is tuple:
-        if not isinstance(data, list):
-            raise ContractError(f"{where}: expected a list, got {type(data).__name__}")
-        item = typing.get_args(hint)[0]
-        return tuple(_decode(item, entry, f"{where}[{i}]") for i, entry in enumerate(data))
+        return partial(_read_tuple, _field(typing.get_args(hint)[0]))
     if origin is not None and issubclass(origin, Mapping):
-        if not isinstance(data, dict):
-            raise ContractError(f"{where}: expected an object, got {type(data).__name__}")
-        value_hint = typing.get_args(hint)[1]
-        return {key: _decode(value_hint, entry, f"{where}.{key}") for key, entry in data.items()}
-    if dataclasses.is_dataclass(hint):
-        return _decode_record(typing.cast(type, hint), data, where)
-    if hint is Any:
-        return data
-    if hint is float and isinstance(data, int) and not isinstance(data, bool):
-        return float(data)
-    if not isinstance(data, hint) or (hint is not bool and isinstance(data, bool)):
-        raise ContractError(f"{where}: expected {hint.__name__}, got {data!r}")
+        return partial(_read_mapping, _field(typing.get_args(hint)[1]))
+    return partial(_read_record if dataclasses.is_dataclass(hint) else _read_plain, hint)
+
+
+def _union_reader(members: Sequence[Any]) -> _Reader:
+    records = {
+        member.__name__: member for member in members if isinstance(member, type) and dataclasses.is_dataclass(member)
+    }
+    if len(records) > 1:
+        read: _Reader = partial(_read_tagged, records)
+    else:
+        (only,) = [member for member in members if member is not types.NoneType]
+        read = _reader(only)
+    return partial(_read_optional, read) if types.NoneType in members else read
+
+
+def _read_optional(read: _Reader, data: Any) -> Any:
+    return None if data is None else read(data)
+
+
+def _read_tagged(records: Mapping[str, type], data: Any) -> Any:
+    name = data.get("type") if isinstance(data, dict) else None
+    if not isinstance(name, str) or name not in records:
+        raise _MisfitError(f"unknown record type {name!r}")
+    return _read_record(records[name], {key: value for key, value in data.items() if key != "type"})
+
+
+def _read_literal(allowed: Sequence[Any], data: Any) -> Any:
+    if data not in allowed:
+        raise _MisfitError(f"expected one of {', '.join(map(str, allowed))}, got {data!r}")
     return data
 
 
-def _decode_record(kind: type, data: Any, where: str) -> Any:
+def _read_tuple(field: _Field, data: Any) -> tuple[Any, ...]:
+    if not isinstance(data, list):
+        raise _MisfitError(f"expected a list, got {type(data).__name__}")
+    plain, read = field
+    values: list[Any] = []
+    try:
+        for entry in data:
+            values.append(entry if type(entry) in plain else read(entry))
+    except _MisfitError as misfit:
+        raise misfit.inside(f"[{len(values)}]") from None
+    return tuple(values)
+
+
+def _read_mapping(field: _Field, data: Any) -> dict[str, Any]:
     if not isinstance(data, dict):
-        raise ContractError(f"{where}: expected an object, got {type(data).__name__}")
-    hints = typing.get_type_hints(kind)
-    fields = {f.name: f for f in dataclasses.fields(kind)}
-    unknown = sorted(set(data) - set(fields))
-    if unknown:
-        raise ContractError(f"{where}: unknown field(s) {', '.join(unknown)}")
-    required = {
-        name
-        for name, f in fields.items()
-        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-    }
-    missing = sorted(required - set(data))
-    if missing:
-        raise ContractError(f"{where}: missing field(s) {', '.join(missing)}")
-    return kind(**{name: _decode(hints[name], value, f"{where}.{name}") for name, value in data.items()})
+        raise _MisfitError(f"expected an object, got {type(data).__name__}")
+    return _read_values(dict.fromkeys(data, field), data)
+
+
+def _read_plain(kind: Any, data: Any) -> Any:
+    if kind is Any:
+        return data
+    if kind is float and isinstance(data, int) and not isinstance(data, bool):
+        return float(data)
+    if not isinstance(data, kind) or (kind is not bool and isinstance(data, bool)):
+        raise _MisfitError(f"expected {kind.__name__}, got {data!r}")
+    return data
+
+
+def _read_record(kind: type, data: Any) -> Any:
+    if not isinstance(data, dict):
+        raise _MisfitError(f"expected an object, got {type(data).__name__}")
+    fields, required = _fields(kind)
+    if data.keys() != fields.keys():
+        if unknown := sorted(set(data) - fields.keys()):
+            raise _MisfitError(f"unknown field(s) {', '.join(unknown)}")
+        if missing := sorted(required - data.keys()):
+            raise _MisfitError(f"missing field(s) {', '.join(missing)}")
+    return kind(**_read_values(fields, data))
+
+
+def _read_values(fields: Mapping[str, _Field], data: Mapping[str, Any]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    try:
+        for name, value in data.items():
+            plain, read = fields[name]
+            values[name] = value if type(value) in plain else read(value)
+    except _MisfitError as misfit:
+        raise misfit.inside(f".{name}") from None
+    return values
+
+
+@cache
+def _fields(kind: type) -> tuple[dict[str, _Field], frozenset[str]]:
+    """How to read each field of a class of records, and those that have no default."""
+    hints, fields = typing.get_type_hints(kind), dataclasses.fields(kind)
+    required = [
+        field.name
+        for field in fields
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    ]
+    return {field.name: _field(hints[field.name]) for field in fields}, frozenset(required)

@@ -414,24 +414,6 @@ def test_before_and_after_draw_the_same_from_the_global_state(tmp_path: Path) ->
     assert draws[:half] == draws[half:]
 
 
-@pytest.mark.parametrize("damage", ["cut", "delete"])
-def test_a_complete_stage_that_is_damaged_later_is_mended_as_the_error_says(
-    heard: tuple[Listener, Path], damage: str
-) -> None:
-    _, folder = heard
-    part = next((folder / "run/stages/judge").glob("*/part-00001.jsonl"))
-    whole = part.read_bytes()
-    part.unlink()
-    if damage == "cut":
-        part.write_bytes(whole[:-20])
-    with pytest.raises(StageError, match=r"Delete it and the done\.json beside it"):
-        toy_run(folder, "aggregator=toy-flat")
-    part.unlink(missing_ok=True)
-    (part.parent / "done.json").unlink()
-    toy_run(folder, "aggregator=toy-flat")
-    assert part.read_bytes() == whole
-
-
 def test_a_summary_of_another_configuration_does_not_stay(heard: tuple[Listener, Path]) -> None:
     _, folder = heard
     summary = folder / "run/summary.json"

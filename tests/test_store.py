@@ -11,13 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from srum_plugins.errors import ContractError, StageError
+from srum_plugins.errors import ContractError, DamagedError, StageError
 from srum_plugins.records import Box, Grounding, Region
 from srum_plugins.runs.files import ASIDE, clean, write_bytes, write_folder, write_json
 from srum_plugins.runs.fingerprint import canonical, changes, fingerprint, stable_seed
 from srum_plugins.runs.lock import held
 from srum_plugins.runs.shards import Shards
 from srum_plugins.runs.store import StageDirectory
+from srum_plugins.runs.sums import digest, sums_text
 from srum_plugins.stages.session import file_name
 from srum_plugins.world import World
 
@@ -113,19 +114,20 @@ def test_images_are_on_disk_before_the_records_that_name_them(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("{}\n{}\n", "part-00000.jsonl:1: Grounding: missing field(s) candidate_id, regions"),
-        ('{"candidate_id": "a", "regions": []}\n{"candidate_id": 3, "regions": []}\n', "part-00000.jsonl:2: Grounding"),
-        ('{"candidate_id": "a", "regions": []}\n{"candi\n', "part-00000.jsonl:2: "),
+        ("{}\n{}\n", "part-00000.jsonl: line 1: Grounding: missing field(s) candidate_id, regions"),
+        ('{"candidate_id": "a", "regions": []}\n{"candidate_id": 3, "regions": []}\n', "jsonl: line 2: Grounding"),
+        ('{"candidate_id": "a", "regions": []}\n{"candi\n', "part-00000.jsonl: line 2: "),
         ('{"candidate_id": "a", "regions": []}\n', "1 records, expected 2"),
     ],
 )
-def test_damaged_parts_are_named_with_file_and_line(tmp_path: Path, text: str, words: str) -> None:
+def test_odd_parts_are_named_with_file_and_line(tmp_path: Path, text: str, words: str) -> None:
     shards = Shards(tmp_path, Grounding, 2, 2)
-    (tmp_path / "part-00000.jsonl").write_text(text)
-    with pytest.raises(StageError) as caught:
+    shards.part(0).write_text(text)
+    shards.sums(0).write_text(sums_text({shards.part(0).name: digest(shards.part(0))}))
+    with pytest.raises(DamagedError) as caught:
         shards.read()
     assert words in str(caught.value)
-    assert "run again" in str(caught.value)
+    assert "srum verify CONFIG --repair" in str(caught.value)
 
 
 def test_incomplete_shards_cannot_be_read_and_miscounted_ones_not_written(tmp_path: Path) -> None:
@@ -165,7 +167,7 @@ def test_a_folder_is_whole_or_absent_and_leftovers_are_cleaned(tmp_path: Path) -
     assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))] == ["deep", "deep/kept"]
     write_folder(tmp_path / "weights", lambda folder: write_bytes(folder / "w", b"1"))
     write_folder(tmp_path / "weights", lambda folder: write_bytes(folder / "v", b"2"))
-    assert [path.name for path in (tmp_path / "weights").iterdir()] == ["v"]
+    assert [path.name for path in (tmp_path / "weights").glob("?")] == ["v"]
 
 
 # --- stage directories -------------------------------------------------------------------------------------------

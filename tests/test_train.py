@@ -313,7 +313,7 @@ def test_latents_that_were_kept_are_trained_on_unless_images_are_to_be_encoded(t
     assert both == 2 * list(trained.values())  # this model's are what its images are encoded to
     damaged = next(stage.glob("latents/*.safetensors"))
     damaged.write_bytes(b"half")
-    with pytest.raises(StageError, match=f"{damaged.name}: cannot be read as a tensor.*Delete the part"):
+    with pytest.raises(StageError, match=f"{damaged.name}: its content is not that"):
         toy_run(tmp_path, "adapter=keeps", "train.lr=0.01", host=host)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from srum_plugins.errors import StageError
+from srum_plugins.errors import StageError, StorageError
 from srum_plugins.runs.files import read_tensor, write_tensor
 
 KEPT = 1024
@@ -109,12 +109,12 @@ def _store(file: Path, condition: Tensor) -> None:
         return
     try:
         write_tensor(file, condition)
-    except OSError as error:
+    except (OSError, StorageError) as error:
         _unwritable.add(folder)
         _log.warning(
             "what the language model makes of prompts cannot be kept in %s for other runs (%s); this run goes on "
             "without. %s names another folder; if it is empty, nothing is kept",
             folder,
-            error.strerror or error,
+            error.__cause__ or error,
             CACHE,
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from srum_http.messages import Reply
-from srum_plugins.errors import ContractError, StageError
+from srum_plugins.errors import ContractError, StageError, StorageError
 from srum_plugins.records import from_json, to_json
 from srum_plugins.runs.files import write_json
 from srum_plugins.runs.fingerprint import fingerprint
@@ -42,10 +42,10 @@ class ReplyCache:
             return
         try:
             write_json(self._path(self._folder, key), {"request": key, "reply": to_json(reply)})
-        except OSError as error:
+        except (OSError, StorageError) as error:
             raise StageError(
-                f"an answer cannot be kept in {self._folder}: {error}. Set judge.cache to a folder that can be "
-                "written, or to null to go without"
+                f"an answer cannot be kept in {self._folder}: {error.__cause__ or error}. Set judge.cache to a folder "
+                "that can be written, or to null to go without"
             ) from error
 
     def _path(self, folder: Path, key: str) -> Path:

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,7 @@ if TYPE_CHECKING:  # maps are records: reading and writing them does not wait fo
 Floats = NDArray[np.float64]
 Overlap = Literal["max", "min", "mean"]
 Reduction = Literal["area", "bilinear"]
+OVERLAPS, REDUCTIONS = get_args(Overlap), get_args(Reduction)
 
 
 def mask_array(mask: Mask) -> NDArray[np.bool_]:
@@ -179,10 +181,10 @@ class RewardMap:
             raise RewardError(f"a reward map needs a positive size, got {self.width} x {self.height}")
         _check_range("alpha", self.alpha, 0.0, 1.0)
         _check_range("background", self.background, -1.0, 1.0)
-        if self.overlap not in get_args(Overlap):
-            raise RewardError(f"overlap must be one of {', '.join(get_args(Overlap))}, got {self.overlap!r}")
-        if self.reduction not in get_args(Reduction):
-            raise RewardError(f"reduction must be one of {', '.join(get_args(Reduction))}, got {self.reduction!r}")
+        if self.overlap not in OVERLAPS:
+            raise RewardError(f"overlap must be one of {', '.join(OVERLAPS)}, got {self.overlap!r}")
+        if self.reduction not in REDUCTIONS:
+            raise RewardError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {self.reduction!r}")
         for index, region in enumerate(self.regions):
             area, size = region.area, f"the image of {self.width} x {self.height}"
             if isinstance(area, Box):
@@ -238,29 +240,36 @@ class RewardMap:
     def _cells(self) -> tuple[Floats, Floats, Floats]:
         """The lines (X + 1) and (Y + 1) between which R is constant, and its value (Y, X) in each cell."""
         whole = Box(0, 0, self.width, self.height)
-        xs, ys = [np.array([0.0, self.width])], [np.array([0.0, self.height])]
+        xs: set[float] = {0, self.width}
+        ys: set[float] = {0, self.height}
         for region in self.regions:
             area, extent = region.area, region.extent or whole
             if isinstance(area, Box):
-                xs.append(np.array([area.x0, area.x1]))
-                ys.append(np.array([area.y0, area.y1]))
+                xs.update((area.x0, area.x1))
+                ys.update((area.y0, area.y1))
             else:
-                xs.append(_ticks(extent.x0, extent.x1, area.width).clip(0, self.width))
-                ys.append(_ticks(extent.y0, extent.y1, area.height).clip(0, self.height))
-        lines_x, lines_y = np.unique(np.concatenate(xs)), np.unique(np.concatenate(ys))
+                xs.update(_ticks(extent.x0, extent.x1, area.width).clip(0, self.width).tolist())
+                ys.update(_ticks(extent.y0, extent.y1, area.height).clip(0, self.height).tolist())
+        lines_x, lines_y = np.array(sorted(xs), np.float64), np.array(sorted(ys), np.float64)
         x, y = (lines_x[1:] + lines_x[:-1]) / 2, (lines_y[1:] + lines_y[:-1]) / 2
+        along_x, along_y = x.tolist(), y.tolist()
 
         start = {"max": -np.inf, "min": np.inf, "mean": 0.0}[self.overlap]
         values = np.full((len(y), len(x)), start)
         count = np.zeros(values.shape)
         for region in self.regions:
-            cover = _cover(region.area, region.extent or whole, x, y)
-            count += cover
-            if self.overlap == "mean":
-                values += cover * region.score
+            area = region.area
+            if isinstance(area, Box):  # a block of cells: indices of a mask would take several times as long
+                cells: Any = _between(along_y, area.y0, area.y1), _between(along_x, area.x0, area.x1)
             else:
-                better = values < region.score if self.overlap == "max" else values > region.score
-                values[cover & better] = region.score
+                cells = _cover(area, region.extent or whole, x, y)
+            count[cells] += 1
+            found = values[cells]
+            if self.overlap == "mean":
+                values[cells] = found + region.score
+            else:
+                better = found < region.score if self.overlap == "max" else found > region.score
+                values[cells] = np.where(better, region.score, found)
         if self.overlap == "mean":
             values /= np.maximum(count, 1)
         return lines_x, lines_y, np.where(count == 0, self.background, values)
@@ -276,14 +285,17 @@ def _ticks(low: float, high: float, steps: int) -> Floats:
     return low + (high - low) * np.arange(steps + 1) / steps
 
 
-def _cover(area: Box | Mask, extent: Box, x: Floats, y: Floats) -> NDArray[np.bool_]:
-    """Which of the points (y, x) lie in the area, (Y, X)."""
-    if isinstance(area, Box):
-        return np.outer((y > area.y0) & (y < area.y1), (x > area.x0) & (x < area.x1))
-    row = np.floor((y - extent.y0) / (extent.y1 - extent.y0) * area.height).astype(int)
-    column = np.floor((x - extent.x0) / (extent.x1 - extent.x0) * area.width).astype(int)
-    within = np.outer((row >= 0) & (row < area.height), (column >= 0) & (column < area.width))
-    known: NDArray[np.bool_] = mask_array(area)[np.ix_(row.clip(0, area.height - 1), column.clip(0, area.width - 1))]
+def _between(points: list[float], low: float, high: float) -> slice:
+    """Which of the rising points lie between two sides."""
+    return slice(bisect_right(points, low), bisect_left(points, high))
+
+
+def _cover(mask: Mask, extent: Box, x: Floats, y: Floats) -> NDArray[np.bool_]:
+    """Which of the points (y, x) lie in the mask, (Y, X)."""
+    row = np.floor((y - extent.y0) / (extent.y1 - extent.y0) * mask.height).astype(int)
+    column = np.floor((x - extent.x0) / (extent.x1 - extent.x0) * mask.width).astype(int)
+    within = np.outer((row >= 0) & (row < mask.height), (column >= 0) & (column < mask.width))
+    known: NDArray[np.bool_] = mask_array(mask)[np.ix_(row.clip(0, mask.height - 1), column.clip(0, mask.width - 1))]
     return np.logical_and(within, known)
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO
 
 from srum_plugins.errors import ConfigError, StageError
+from srum_plugins.runs.files import storing
 from srum_plugins.world import World
 
 PATIENCE = 30.0
@@ -32,9 +33,12 @@ def held(directory: Path, world: World) -> Iterator[None]:
     Raises:
         StageError: another run holds it, or its file system has no locks.
         ConfigError: the processes do not see the same directory.
+        StorageError: it may not be written.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    with (directory / "lock").open("a+") as own, (directory / "lock.workers").open("a+") as workers:
+    with storing(directory / "lock"):
+        directory.mkdir(parents=True, exist_ok=True)
+        own, workers = (directory / "lock").open("a+"), (directory / "lock.workers").open("a+")
+    with own, workers:
         if world.main:
             _take(own, directory)
             _outlast(workers, directory)

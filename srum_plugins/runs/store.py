@@ -6,13 +6,19 @@ new directory and changing it back finds the old one. ``current`` beside them na
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from srum_plugins.runs.files import clean, read_json, write_if_different, write_json
+from srum_plugins.errors import DamagedError, StageError, StorageError
+from srum_plugins.runs.files import clean, read_sealed, storing, write_bytes, write_if_different, write_sealed
 from srum_plugins.runs.fingerprint import SHORT, changes, fingerprint
+from srum_plugins.runs.sums import SUMS, digest, read_checked, read_sums, sums_text
+
+LOOSE = ("pictures/*", "metrics.jsonl")  # what no part's sums list
+_NAME = re.compile(rf"[0-9a-f]{{{SHORT}}}\n?")
 
 
 class StageDirectory:
@@ -32,30 +38,52 @@ class StageDirectory:
 
     @property
     def complete(self) -> bool:
-        """Whether all of the stage's results are on disk."""
-        return (self.path / "done.json").exists()
+        """Whether all of the stage's results are on disk. Raises DamagedError if done.json is there, but damaged."""
+        return (self.path / "done.json").exists() and bool(self.facts())
 
     def staleness(self) -> str | None:
         """Why the results of an earlier configuration cannot be used, in words; None if there is nothing to explain."""
-        current = self.family / "current"
-        if self.path.exists() or not current.exists():
+        current = self._current()
+        if self.path.exists() or current is None or not (current / "manifest.json").exists():
             return None
-        manifest = self.family / current.read_text(encoding="utf-8").strip() / "manifest.json"
-        if not manifest.exists():
-            return None
-        differences = changes(read_json(manifest)["ingredients"], self.ingredients)
+        try:
+            differences = changes(read_sealed(current / "manifest.json")["ingredients"], self.ingredients)
+        except (DamagedError, StorageError):  # it only serves to explain
+            differences = [f"what changed cannot be told, because {current / 'manifest.json'} is damaged"]
         return f"{self.name} is stale: {'; '.join(differences)}"
+
+    def _current(self) -> Path | None:
+        """The directory that was used last; None if there is none, or ``current`` does not hold the name of one."""
+        try:
+            name = (self.family / "current").read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            return None
+        return self.family / name.rstrip("\n") if _NAME.fullmatch(name) else None
 
     def begin(self) -> None:
         """Create the directory with its manifest, or go on with what is there without half-written leftovers. Only for
-        who holds the run directory (:mod:`srum_plugins.runs.lock`)."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        clean(self.path)
-        manifest = {"stage": self.name, "fingerprint": self.fingerprint, "ingredients": self.ingredients}
-        if not (self.path / "manifest.json").exists():
-            write_json(self.path / "manifest.json", manifest)
+        who holds the run directory (:mod:`srum_plugins.runs.lock`).
+
+        Raises:
+            StageError: the directory is of another configuration.
+            DamagedError: its manifest is damaged.
+            StorageError: the disk is full, or may not be written.
+        """
+        with storing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            clean(self.path)
+        self.describe()
         self.use()
         self._clock = time.monotonic()
+
+    def describe(self) -> None:
+        """Write the manifest, or compare with it what is there. Raises as :meth:`begin` does."""
+        path = self.path / "manifest.json"
+        if not path.exists():
+            manifest = {"stage": self.name, "fingerprint": self.fingerprint, "ingredients": self.ingredients}
+            write_sealed(path, manifest)
+        elif read_sealed(path).get("fingerprint") != self.fingerprint:
+            raise StageError(f"{path} is of another configuration whose hash begins alike: use another run.directory")
 
     def use(self) -> None:
         """Note that the run's current configuration uses this directory."""
@@ -64,19 +92,31 @@ class StageDirectory:
     def finish(self, facts: Mapping[str, Any]) -> None:
         """Mark the stage complete; ``facts`` are counts and figures for people and reports."""
         self.tick()
-        write_json(self.path / "done.json", {"stage": self.name, **facts})
+        write_bytes(self.path / SUMS, sums_text({name: digest(self.path / name) for name in self.loose()}).encode())
+        write_sealed(self.path / "done.json", {"stage": self.name, **facts})
 
     def facts(self) -> dict[str, Any]:
-        """What :meth:`finish` noted."""
-        return dict(read_json(self.path / "done.json"))
+        """What :meth:`finish` noted. Raises DamagedError if that is damaged."""
+        return read_sealed(self.path / "done.json")
+
+    def loose(self) -> list[str]:
+        """The names of the pictures and logs on disk, which :meth:`finish` lists in the directory's sums."""
+        return sorted(path.relative_to(self.path).as_posix() for each in LOOSE for path in self.path.glob(each))
+
+    def pictures(self) -> dict[str, bytes]:
+        """The pictures of a complete stage, PNG by file name. Raises DamagedError if one is damaged or missing."""
+        sums = read_sums(self.path / SUMS)
+        names = [name for name in sums if name.startswith("pictures/")]
+        return {Path(name).name: read_checked(self.path, name, sums) for name in names}
 
     def seconds(self) -> float:
-        """The time that this stage has taken, over all the processes that worked on it."""
+        """The time that this stage has taken, over all the processes that worked on it. Raises DamagedError if the
+        file that tells it is damaged."""
         path = self.path / "seconds.json"
-        return float(read_json(path)) if path.exists() else 0.0
+        return float(read_sealed(path)["seconds"]) if path.exists() else 0.0
 
     def tick(self) -> None:
         """Add the time since the last tick, or since the stage was opened, to :meth:`seconds`."""
         now = time.monotonic()
-        write_json(self.path / "seconds.json", round(self.seconds() + now - self._clock, 3))
+        write_sealed(self.path / "seconds.json", {"seconds": round(self.seconds() + now - self._clock, 3)})
         self._clock = now

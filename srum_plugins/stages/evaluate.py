@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from srum_plugins.pictures import before_after
 from srum_plugins.providers import Kind
 from srum_plugins.records import from_json, to_json
 from srum_plugins.report import splits
-from srum_plugins.runs.files import read_image, read_json, write_json
+from srum_plugins.runs.files import read_sealed, write_sealed
 from srum_plugins.runs.fingerprint import stable_seed
 from srum_plugins.runs.shards import Shards
 from srum_plugins.runs.store import StageDirectory
@@ -104,7 +103,7 @@ def conclude(session: Session, directory: StageDirectory) -> dict[str, Any]:
     before, after = shards(session, baseline).read(), shards(session, directory).read()
     summary = summarise(before, after, session.config.run.seed)
     summary["understanding"] = _compare_understanding(_read_understanding(baseline), _read_understanding(directory))
-    write_json(directory.path / "summary.json", summary)
+    write_sealed(directory.path / "summary.json", summary)
     everything = range(len(after))
     session.picture(directory, "before-after", _sheet(session, before, after, everything))
     changed = [index for index in everything if before[index].values["full"] != after[index].values["full"]]
@@ -159,12 +158,12 @@ def _measure(
         except CapabilityError:  # an adapter need not have one; the summary then says null
             digest = None
         accuracy, questions = (dict(report.accuracy), dict(report.questions)) if report else (None, {})
-        write_json(path, to_json(Understanding(digest, accuracy, questions)))
+        write_sealed(path, to_json(Understanding(digest, accuracy, questions)))
         stage.tick()
 
 
 def _read_understanding(directory: StageDirectory) -> Understanding:
-    return from_json(Understanding, read_json(directory.path / "understanding.json"))
+    return from_json(Understanding, read_sealed(directory.path / "understanding.json"))
 
 
 def _compare_understanding(before: Understanding, after: Understanding) -> dict[str, Any]:
@@ -231,13 +230,14 @@ def _sheet(
     rounds = range(max(len(group) for group in groups.values()))
     shown = [group[turn] for turn in rounds for group in groups.values() if turn < len(group)][:SHOWN]
 
-    def images(side: Sequence[Measured], folder: Path) -> list[Image.Image]:
-        return [read_image(folder / side[index].image) for index in shown]
+    def images(side: Sequence[Measured], part: Part) -> list[Image.Image]:
+        files = shards(session, session.directory(part))
+        return [files.image(side[index].image) for index in shown]
 
     return before_after(
         [session.benchmark_prompts[index].text for index in shown],
-        images(before, session.directory(BASELINE).path),
-        images(after, session.directory(STAGE).path),
+        images(before, BASELINE),
+        images(after, STAGE),
         marks=[(before[index].values["full"] == 1.0, after[index].values["full"] == 1.0) for index in shown],
     )
 

@@ -10,7 +10,6 @@ from srum_plugins.errors import ContractError
 from srum_plugins.pictures import sample_grid
 from srum_plugins.providers import Kind
 from srum_plugins.records import Candidate
-from srum_plugins.runs.files import read_image
 from srum_plugins.runs.fingerprint import stable_seed
 from srum_plugins.runs.shards import Attachment, Shards
 from srum_plugins.runs.store import StageDirectory
@@ -78,7 +77,7 @@ def conclude(session: Session, directory: StageDirectory) -> dict[str, Any]:
     candidates = shards(session, directory)
     shown = candidates.read()[: SHOWN * settings.candidates]
     texts = {prompt.id: prompt.text for prompt in prompts}
-    pictures = [read_image(directory.path / candidate.image) for candidate in shown]
+    pictures = [candidates.image(candidate.image, (candidate.width, candidate.height)) for candidate in shown]
     captions = [texts[candidate.prompt_id] if candidate.index == 0 else "" for candidate in shown]
     session.picture(directory, "candidates", sample_grid(pictures, captions, columns=settings.candidates))
     # The reward stage shows maps on the model's token grid without loading the model.
@@ -102,16 +101,18 @@ def generate_checked(model: ModelAdapter, requests: Sequence[GenerationRequest],
     return results
 
 
-def read_candidates(session: Session) -> list[Candidate]:
-    """All candidates, from disk."""
-    return shards(session, session.directory(STAGE)).read()
+def saved(session: Session) -> Shards[Candidate]:
+    """The candidates of the complete stage."""
+    return shards(session, session.directory(STAGE))
 
 
-def locate(session: Session, candidates: Sequence[Candidate]) -> list[Located]:
-    """These candidates with their prompts and images."""
+def locate(session: Session, files: Shards[Candidate], candidates: Sequence[Candidate]) -> list[Located]:
+    """These candidates with their prompts and images; ``files`` is :func:`saved`."""
     prompts = {prompt.id: prompt for prompt in session.prompts}
-    folder = session.directory(STAGE).path
-    return [Located(prompts[item.prompt_id], item, read_image(folder / item.image)) for item in candidates]
+    return [
+        Located(prompts[item.prompt_id], item, files.image(item.image, (item.width, item.height)))
+        for item in candidates
+    ]
 
 
 STAGE = Stage("generate", inputs=(), ingredients=ingredients, progress=progress, make=make, conclude=conclude)

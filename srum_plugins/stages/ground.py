@@ -36,13 +36,14 @@ def progress(session: Session, directory: StageDirectory) -> tuple[int, int]:
 
 def make(session: Session, directory: StageDirectory) -> None:
     """Ground what is missing."""
-    candidates = generate.read_candidates(session)
+    files = generate.saved(session)
+    candidates = files.read()
     groundings = shards(session, directory)
     who, settings = session.choice(Kind.GROUNDER), session.config.ground
 
     def work(items: range) -> tuple[list[Grounding], dict[str, Any]]:
         chosen = [candidates[item] for item in items]
-        located = generate.locate(session, chosen)
+        located = generate.locate(session, files, chosen)
         found = session.grounder.ground(located, session.model_for(Kind.GROUNDER))
         same_ids([candidate.id for candidate in chosen], [grounding.candidate_id for grounding in found], who)
         for candidate, grounding in zip(chosen, found, strict=True):

@@ -9,7 +9,7 @@ from typing import Any
 from srum_plugins.ensemble import check_judgements
 from srum_plugins.providers import Kind
 from srum_plugins.records import Failure, Judgement, Score, total
-from srum_plugins.runs.files import write_json
+from srum_plugins.runs.files import write_sealed
 from srum_plugins.runs.shards import Shards
 from srum_plugins.runs.store import StageDirectory
 from srum_plugins.stages import generate, ground
@@ -36,7 +36,8 @@ def progress(session: Session, directory: StageDirectory) -> tuple[int, int]:
 
 def make(session: Session, directory: StageDirectory) -> None:
     """Judge what is missing."""
-    candidates, groundings = generate.read_candidates(session), ground.read_groundings(session)
+    files = generate.saved(session)
+    candidates, groundings = files.read(), ground.read_groundings(session)
     judgements = shards(session, directory)
     who = session.choice(Kind.JUDGE)
     name, version = who.name, who.registered.version
@@ -44,14 +45,14 @@ def make(session: Session, directory: StageDirectory) -> None:
     def work(items: range) -> tuple[list[Judgement], dict[str, Any]]:
         chosen = [candidates[item] for item in items]
         regions = [foreground(groundings[item]) for item in items]
-        located, model = generate.locate(session, chosen), session.model_for(Kind.JUDGE)
+        located, model = generate.locate(session, files, chosen), session.model_for(Kind.JUDGE)
         began = time.monotonic()
         given = session.judge.judge(located, regions, model)
         seconds = time.monotonic() - began
         check_judgements(given, regions, f"judge {name!r} of {who.registered.distribution}")
         tokens = total(one.tokens for one in given)
         cost = {"candidates": len(given), "tokens": tokens, "seconds": round(seconds, 3)}
-        write_json(directory.path / f"cost-{items.start:06d}.json", cost)
+        write_sealed(directory.path / f"cost-{items.start:06d}.json", cost)
         whole = [with_background(one, groundings[item]) for one, item in zip(given, items, strict=True)]
         return [replace(one, judge=name, version=version) for one in whole], {}
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +19,7 @@ from srum_plugins.errors import ConfigError, StageError
 from srum_plugins.host import PluginHost, Registered
 from srum_plugins.providers import Kind
 from srum_plugins.report import rows
-from srum_plugins.runs.files import read_json, write_if_different
+from srum_plugins.runs.files import read_sealed, storing, write_if_different
 from srum_plugins.runs.fingerprint import SHORT
 from srum_plugins.runs.lock import held
 from srum_plugins.runs.store import StageDirectory
@@ -86,7 +88,8 @@ def _run_stages(session: Session, chosen: Sequence[Stage], say: Callable[[str], 
     with held(config.directory, world):
         if world.main:
             if not _summary(session):  # what is there is of another configuration, and stays with its evaluation
-                (config.directory / "summary.json").unlink(missing_ok=True)
+                with storing(config.directory / "summary.json"):
+                    (config.directory / "summary.json").unlink(missing_ok=True)
             write_if_different(config.directory / "config.yaml", settings)
         try:
             hook.srum_run_started(run=session.info)
@@ -164,14 +167,14 @@ def _publish(session: Session, stage: Stage, directory: StageDirectory) -> None:
     hook, info = session.hook, session.info
     figures = {name: float(value) for name, value in directory.facts().items() if isinstance(value, int | float)}
     hook.srum_metrics(run=info, stage=stage.name, metrics=figures)
-    folder, shown = session.config.directory / "pictures", sorted((directory.path / "pictures").glob("*.png"))
-    names = {path.name for path in directory.path.parent.glob("*/pictures/*.png")} - {path.name for path in shown}
+    folder, shown = session.config.directory / "pictures", directory.pictures()
+    names = {path.name for path in directory.path.parent.glob("*/pictures/*.png")} - shown.keys()
     for name in names:  # what another configuration had to show, and this one not
         (folder / name).unlink(missing_ok=True)
-    for path in shown:
-        write_if_different(folder / path.name, path.read_bytes())
-        with Image.open(path) as image:
-            hook.srum_images(run=info, name=path.stem, image=image.convert("RGB"))
+    for name, data in shown.items():
+        write_if_different(folder / name, data)
+        with Image.open(io.BytesIO(data)) as image:
+            hook.srum_images(run=info, name=Path(name).stem, image=image.convert("RGB"))
     if stage is evaluate.STAGE:
         hook.srum_table(run=info, name="results", rows=rows(_summary(session)))
 
@@ -182,7 +185,7 @@ def _summary(session: Session) -> dict[str, Any]:
     if not directory.complete:
         return {}
     seconds = {stage.name: session.directory(stage).seconds() for stage in STAGES}
-    return {**read_json(directory.path / "summary.json"), "arm": session.config.arm, "seconds": seconds}
+    return {**read_sealed(directory.path / "summary.json"), "arm": session.config.arm, "seconds": seconds}
 
 
 def _outcome(session: Session, settings: bytes) -> Mapping[Any, bytes]:

@@ -52,11 +52,36 @@ def progress(session: Session, directory: StageDirectory) -> tuple[int, int]:
 
 def make(session: Session, directory: StageDirectory) -> None:
     """Aggregate, in the main process alone: it takes seconds."""
-    rewards, who = shards(session, directory), session.choice(Kind.AGGREGATOR)
+    rewards = shards(session, directory)
     if not session.world.main or not rewards.missing():
         return
-    items = read_judged(session)
     torch.manual_seed(stable_seed(session.config.run.seed, "reward"))  # as in run_chunks
+    rewards.write(0, aggregated(session, read_judged(session)))
+    session.hook.srum_stage_advanced(run=session.info, stage="reward", done=rewards.total, total=rewards.total)
+
+
+def conclude(session: Session, directory: StageDirectory) -> dict[str, Any]:
+    """Draw an overlay sheet."""
+    items, rewards = read_judged(session), shards(session, directory)
+    given = _rewards(rewards)
+    scores = [reward.score for reward in given if reward is not None]
+    if not scores:
+        raise StageError(
+            f"no candidate has a reward: every judgement failed (judge {session.choice(Kind.JUDGE).name!r})"
+        )
+    session.picture(directory, "rewards", _sheet(session, items, given))
+    return {
+        "rewards": len(scores),
+        "without_reward": len(items) - len(scores),
+        "score_mean": sum(scores) / len(scores),
+        "score_min": min(scores),
+        "score_max": max(scores),
+    }
+
+
+def aggregated(session: Session, items: list[Judged]) -> list[RewardRecord]:
+    """The rewards of the run's aggregator, checked against the contract: one per candidate."""
+    who = session.choice(Kind.AGGREGATOR)
     given = session.aggregator.aggregate(items, stable_seed(session.config.run.seed, "reward"))
     if len(given) != len(items):
         raise ContractError(f"aggregator {who.name!r} returned {len(given)} rewards for {len(items)} candidates")
@@ -68,36 +93,16 @@ def make(session: Session, directory: StageDirectory) -> None:
     for item, reward in zip(items, given, strict=True):
         if reward is not None:
             _check(item, reward, who.name)
-    records = [
+    return [
         RewardRecord(item.candidate.id, reward.score if reward else None, reward.map if reward else None)
         for item, reward in zip(items, given, strict=True)
     ]
-    rewards.write(0, records)
-    session.hook.srum_stage_advanced(run=session.info, stage="reward", done=rewards.total, total=rewards.total)
-
-
-def conclude(session: Session, directory: StageDirectory) -> dict[str, Any]:
-    """Draw an overlay sheet."""
-    items, rewards = read_judged(session), shards(session, directory)
-    scores = [record.score for record in rewards.read() if record.score is not None]
-    if not scores:
-        raise StageError(
-            f"no candidate has a reward: every judgement failed (judge {session.choice(Kind.JUDGE).name!r})"
-        )
-    session.picture(directory, "rewards", _sheet(session, items, read_rewards(session)))
-    return {
-        "rewards": len(scores),
-        "without_reward": len(items) - len(scores),
-        "score_mean": sum(scores) / len(scores),
-        "score_min": min(scores),
-        "score_max": max(scores),
-    }
 
 
 def read_judged(session: Session) -> list[Judged]:
     """Every candidate with all that is known of it, from disk, but for the background."""
     prompts = {prompt.id: prompt for prompt in session.prompts}
-    candidates = generate.read_candidates(session)
+    candidates = generate.saved(session).read()
     groundings, judgements = ground.read_groundings(session), judge.read_judgements(session)
     return [
         Judged(prompts[candidate.prompt_id], candidate, foreground(grounding), without_background(judgement, grounding))
@@ -107,9 +112,13 @@ def read_judged(session: Session) -> list[Judged]:
 
 def read_rewards(session: Session) -> list[Reward | None]:
     """All rewards, from disk, in the order of the candidates."""
+    return _rewards(shards(session, session.directory(STAGE)))
+
+
+def _rewards(rewards: Shards[RewardRecord]) -> list[Reward | None]:
     return [
         None if record.map is None or record.score is None else Reward(record.candidate_id, record.map, record.score)
-        for record in shards(session, session.directory(STAGE)).read()
+        for record in rewards.read()
     ]
 
 
@@ -136,7 +145,7 @@ def _sheet(session: Session, items: list[Judged], rewards: list[Reward | None]) 
         ends.append((group[0], group[-1]) if len(group) > 1 else (group[0],))
     ends.sort(key=lambda pair: pair[-1][1].score - pair[0][1].score)
     shown = [pair for end in ends[:SHOWN] for pair in end]
-    images = [place.image for place in generate.locate(session, [item.candidate for item, _ in shown])]
+    located = generate.locate(session, generate.saved(session), [item.candidate for item, _ in shown])
     grid = session.directory(generate.STAGE).facts()["token_grid"]
     return reward_sheet(
         [
@@ -146,7 +155,7 @@ def _sheet(session: Session, items: list[Judged], rewards: list[Reward | None]) 
                 tuple(grid) if grid else (image.height, image.width),
                 f"{item.prompt.text} · {reward.score:+.3f}",
             )
-            for image, (item, reward) in zip(images, shown, strict=True)
+            for image, (item, reward) in zip((place.image for place in located), shown, strict=True)
         ]
     )
 

@@ -24,6 +24,7 @@ from srum_plugins.runs.files import write_image
 from srum_plugins.runs.fingerprint import fingerprint, stable_seed
 from srum_plugins.runs.shards import Attachment, Shards
 from srum_plugins.runs.store import StageDirectory
+from srum_plugins.runs.sums import check_folder
 from srum_plugins.world import World
 
 T = TypeVar("T")
@@ -123,6 +124,7 @@ class Session:
             self._model = self._build(Kind.ADAPTER, ModelAdapter, device, *attention)
         model: ModelAdapter = self._model
         if weights is not None and self._weights != weights:
+            check_folder(weights)
             model.load_trained(weights)
             self._weights = weights
         return model

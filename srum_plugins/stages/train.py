@@ -16,7 +16,7 @@ from srum_plugins.contracts import Example
 from srum_plugins.errors import ContractError, StageError
 from srum_plugins.pictures import training_curve
 from srum_plugins.providers import Kind
-from srum_plugins.runs.files import write_folder
+from srum_plugins.runs.files import storing, write_folder
 from srum_plugins.runs.store import StageDirectory
 from srum_plugins.stages import generate, reward
 from srum_plugins.stages.session import Session, Stage
@@ -59,7 +59,7 @@ def make(session: Session, directory: StageDirectory) -> None:
     announce = session.listens("srum_train_step_started")
     report = session.listens("srum_train_step_finished")
     world.meet("training begun")
-    with _log(session, directory) as log:
+    with storing(directory.path / METRICS), _log(session, directory) as log:
         for step in range(start, settings.steps):
             if announce:
                 hook.srum_train_step_started(run=info, step=step)

@@ -17,9 +17,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from srum_plugins.config import TrainSection
-from srum_plugins.errors import CheckpointError
-from srum_plugins.runs.files import begin_folder, commit_folder, write_bytes
+from srum_plugins.errors import CheckpointError, DamagedError
+from srum_plugins.runs.files import begin_folder, commit_folder, storing, write_bytes
 from srum_plugins.runs.store import StageDirectory
+from srum_plugins.runs.sums import check_folder
 from srum_plugins.training.optimizers import restore_state, state_tensors
 from srum_plugins.training.shared_tensors import fill, full
 from srum_plugins.training.state import TrainingState
@@ -45,10 +46,11 @@ def save(directory: StageDirectory, state: TrainingState, done: int, settings: T
     }
     if state.average:
         parts["average"] = state.average
-    for name, tensors in parts.items():
-        save_file(_saved(tensors, world), aside / f"{name}{own}.safetensors")
-    if world.main:  # metrics are part of the checkpoint, so that a resumed run has all of them and none twice
-        shutil.copyfile(directory.path / METRICS, aside / METRICS)
+    with storing(folder):
+        for name, tensors in parts.items():
+            save_file(_saved(tensors, world), aside / f"{name}{own}.safetensors")
+        if world.main:  # metrics are part of the checkpoint, so that a resumed run has all of them and none twice
+            shutil.copyfile(directory.path / METRICS, aside / METRICS)
     world.meet("checkpoint written")
     if world.main:
         commit_folder(aside, folder)
@@ -101,12 +103,15 @@ def resume(directory: StageDirectory, state: TrainingState, world: World | None 
         return 0
     done, folder = folders[-1][0], Path(folders[-1][1])
     try:
+        if world.main:
+            check_folder(folder)
+        world.meet("checkpoint checked")
         _fill(folder, "parameters", state.moved)
         _fill(folder, "average", state.average)
         restore_state(state.optimizer, state.moved, dict(_tensors(folder, "optimizer")))
-    except (OSError, SafetensorError) as error:
+    except (DamagedError, OSError, SafetensorError) as error:
         raise CheckpointError(
-            f"{folder} is damaged ({error}). Delete it to go on from an earlier checkpoint."
+            f"a checkpoint is damaged: {error} Without it training goes on from an earlier one."
         ) from error
     state.give()
     if world.main:

@@ -11,7 +11,6 @@ from torch import Tensor
 from srum_plugins.contracts import Draws, Example, ModelAdapter, TrainBatch
 from srum_plugins.errors import ContractError
 from srum_plugins.providers import Kind
-from srum_plugins.runs.files import read_image, read_tensor
 from srum_plugins.runs.fingerprint import stable_seed
 from srum_plugins.stages import generate
 from srum_plugins.stages.session import Session
@@ -34,16 +33,18 @@ class Dataset:
 
     @classmethod
     def build(cls, session: Session, model: ModelAdapter, examples: list[Example]) -> Dataset:
-        """Find what takes part; nothing is encoded yet.
+        """Find and check what takes part; nothing is encoded yet.
 
         Raises:
             ContractError: the objective's examples do not fit one another or the candidates.
+            DamagedError: a candidate's image, or what was kept of it, is not as it was written.
         """
         objective = session.choice(Kind.OBJECTIVE).name
         roles = {(len(example.candidates), len(example.maps)) for example in examples}
         if len(roles) > 1 or any(candidates != maps for candidates, maps in roles):
             raise ContractError(f"objective {objective!r}: every example needs the same roles, each with its map")
-        records = {candidate.id: candidate for candidate in generate.read_candidates(session)}
+        files = generate.saved(session)
+        records = {candidate.id: candidate for candidate in files.read()}
         wanted = tuple(dict.fromkeys(name for example in examples for name in example.candidates))
         if unknown := [name for name in wanted if name not in records]:
             raise ContractError(f"objective {objective!r} asks for candidates that do not exist: {unknown[0]!r}")
@@ -55,15 +56,22 @@ class Dataset:
                     f"objective {objective!r}: the candidates {' and '.join(example.candidates)} train together and "
                     f"must have one size, got {sorted({sizes[name] for name in example.candidates})}"
                 )
-        folder, settings = session.directory(generate.STAGE).path, session.config.train
+        settings, world = session.config.train, session.world
+
+        def kept(name: str) -> str | None:
+            return records[name].latents if settings.latents == "kept" else None
+
+        # Before the first step, though each is read when a step asks for it: training takes hours.
+        for name in wanted[world.rank :: world.size]:
+            files.check(kept(name) or records[name].image)
+        world.meet("candidates checked")
 
         def make(name: str) -> Tensor:
-            record = records[name]
-            if settings.latents == "kept" and record.latents is not None:
-                return read_tensor(folder / record.latents)
+            if (latents := kept(name)) is not None:
+                return files.tensor(latents)
             # For encoders that sample: the same latents in whatever order and by whatever process.
             torch.manual_seed(stable_seed(session.config.run.seed, "encode", name))
-            return model.encode([read_image(folder / record.image)])[0]
+            return model.encode([files.image(records[name].image, sizes[name])])[0]
 
         return cls(
             examples=examples,
