@@ -23,6 +23,7 @@ def _start_server() -> None:
     tests = str(Path(__file__).parent)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", tests, prepend=os.pathsep)
+        patch.setenv("TORCH_CPP_LOG_LEVEL", "ERROR")  # the store warns of every process that is killed
         PROCESSES.set_forkserver_preload(
             ["toy_processes", "torch.distributed.fsdp", "torch._dynamo", "scipy.stats", "matplotlib.figure"]
         )

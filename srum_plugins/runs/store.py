@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from srum_plugins.errors import DamagedError, StageError, StorageError
-from srum_plugins.runs.files import clean, read_sealed, storing, write_bytes, write_if_different, write_sealed
+from srum_plugins.runs.files import read_sealed, storing, write_bytes, write_if_different, write_sealed
 from srum_plugins.runs.fingerprint import SHORT, changes, fingerprint
 from srum_plugins.runs.sums import SUMS, digest, read_checked, read_sums, sums_text
 
@@ -61,8 +61,8 @@ class StageDirectory:
         return self.family / name.rstrip("\n") if _NAME.fullmatch(name) else None
 
     def begin(self) -> None:
-        """Create the directory with its manifest, or go on with what is there without half-written leftovers. Only for
-        who holds the run directory (:mod:`srum_plugins.runs.lock`).
+        """Create the directory with its manifest, or go on with what is there. Only for who holds the run directory
+        (:mod:`srum_plugins.runs.lock`).
 
         Raises:
             StageError: the directory is of another configuration.
@@ -71,7 +71,6 @@ class StageDirectory:
         """
         with storing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            clean(self.path)
         self.describe()
         self.use()
         self._clock = time.monotonic()
