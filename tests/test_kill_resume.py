@@ -87,5 +87,7 @@ def test_killed_at_random_moments_a_stage_ends_up_with_the_same_bytes(
 ) -> None:
     write_config(tmp_path, **CONFIG)
     where = list(kills(undisturbed, stage, tmp_path))
-    print(stage, undisturbed.size, undisturbed.moments[stage], *where, sep="\n   ")
+    print(f"{stage}, {undisturbed.size}, of {undisturbed.moments[stage]} moments:", *where, sep="\n  ")
     assert len(where) == KILLS
+    assert len(set(where)) >= KILLS // 2  # in different places ...
+    assert {line.split()[1] for line in where} == {str(rank) for rank in range(undisturbed.size)}  # ... and processes

@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,23 @@ def said(folder: Path, rank: int) -> str:
     return (folder / f"said-{rank}.txt").read_text()
 
 
+def slow(seconds: float) -> None:
+    """Let every chunk of this process take so long, or the first process has made all of them before another begins."""
+    original = toy_backend.reached
+
+    def slowly(point: str) -> None:
+        original(point)
+        if point in ("generate", "ground", "judge", "score"):
+            time.sleep(seconds)
+
+    toy_backend.reached = slowly
+
+
+def opened(handle: int) -> str:
+    """The path of an open file."""
+    return str(Path(f"/proc/self/fd/{handle}").readlink())
+
+
 class Moments:
     """The moments of this process at which it does something to files below ``folder``, meets other processes, or asks
     the toy backend for something. Just before the ``last`` one it dies, as by kill -9."""
@@ -51,7 +69,7 @@ class Moments:
         self.folder, self.note, self.last = folder, note, last
         self.count = 0
         sys.addaudithook(self._audit)
-        self._watch(os, "fsync", lambda handle: f"fsync {self._name(os.readlink(f'/proc/self/fd/{handle}'))}")
+        self._watch(os, "fsync", lambda handle: f"fsync {self._name(opened(handle))}")
         self._watch(toy_backend, "reached", lambda point: f"toy {point}")
         self._watch(worlds.World, "tell", lambda world, what, say: "tell")
         self._watch(worlds.World, "share", lambda world, what, count: "share")
@@ -71,13 +89,14 @@ class Moments:
         if isinstance(arguments[0], int):
             self._reached(event)
         else:
-            path = os.fsdecode(arguments[0])  # a name alone: within a folder that is being removed
-            if path.startswith(str(self.folder)) or not os.path.isabs(path):
+            path = os.fsdecode(arguments[0])
+            # A name alone lies in a folder that is being removed.
+            if path.startswith(str(self.folder)) or os.sep not in path:
                 self._reached(f"{event} {self._name(path)}")
 
     def _name(self, path: str) -> str:
         """What kind of file that is: without its place and numbers."""
-        return re.sub(r"[0-9a-f]*\d+[0-9a-f]*|images/.*", "#", path.removeprefix(str(self.folder)))
+        return re.sub(r"[0-9a-f]{12}|\d{4,}|(?<=images/).*", "#", path.removeprefix(str(self.folder)))
 
     def _reached(self, what: str) -> None:
         self.count += 1
@@ -92,6 +111,7 @@ def killed_command(rank: int, folder: str, stage: str, victim: int | None, last:
     that lives notes the number of its moments in ``moments-RANK.txt``."""
     own = Path(folder)
     moments = Moments(own / "run", own / "killed.txt", last if rank == victim else None)
+    slow(0.02)
     status = toy_command(rank, folder, only=stage)
     (own / f"moments-{rank}.txt").write_text(str(moments.count))
     return status
