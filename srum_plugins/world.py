@@ -141,6 +141,7 @@ class Share:
     key: str
     count: int
     _own: dict[str, int] = field(default_factory=dict, init=False)
+    _seen: int = field(default=0, init=False)
 
     def __iter__(self) -> Iterator[int]:
         """The pieces, from 0, that this process is to do."""
@@ -150,22 +151,24 @@ class Share:
 
     def add(self, amount: int, what: str = "done") -> int:
         """Count what this process has done; returns what all have done so far."""
-        return self._add(what, amount)
+        done = self._add(what, amount)
+        if what == "done":
+            self._seen = done
+        return done
 
     def wait(self, amount: int, progress: Callable[[int], None] = lambda done: None) -> None:
-        """Wait until ``amount`` is done by all together, and tell ``progress`` now and then how much is."""
+        """Wait until ``amount`` is done by all together, and tell ``progress`` how much is whenever that is more."""
         if self.world.store is None:
             return
-        seen = -1
 
         def look() -> None:
-            nonlocal seen
             done = self._add("done", 0)
-            if done != seen:
-                seen = done
+            if done != self._seen:
+                self._seen = done
                 progress(done)
 
         self.world._wait(lambda store: self._add("done", 0) >= amount, look)
+        look()
 
     def _add(self, what: str, amount: int) -> int:
         if self.world.store is None:
@@ -183,7 +186,8 @@ def join(device: str, environment: Mapping[str, str] = os.environ) -> World:
     ``device`` is ``run.device``: it decides how gradients travel (gloo, and NCCL between CUDA devices).
 
     Raises:
-        ConfigError: the environment speaks of several processes, and lacks what they need to meet.
+        ConfigError: the environment speaks of several processes, and lacks what they need to meet; or ``device`` is
+            one for all of them.
     """
     size = _number(environment, "WORLD_SIZE") if "WORLD_SIZE" in environment else 1
     if size == 1:
@@ -200,6 +204,11 @@ def join(device: str, environment: Mapping[str, str] = os.environ) -> World:
 
     dist: Any = torch.distributed  # torch does not export all of it by name
     cuda = torch.device(device).type == "cuda"
+    if cuda and torch.device(device).index is not None:
+        raise ConfigError(
+            f"run.device={device} would put all {size} processes on one device: set run.device=cuda, which is a device "
+            "for each"
+        )
     if cuda and torch.cuda.is_available():
         torch.cuda.set_device(local)
     place = f"{environment['MASTER_ADDR']}:{environment['MASTER_PORT']}"

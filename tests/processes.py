@@ -6,13 +6,28 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
+from multiprocessing import forkserver
+from pathlib import Path
 from typing import Any
 
+import pytest
+
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(
-    ["srum_plugins.stages.pipeline", "torch.distributed.fsdp", "torch._dynamo", "scipy.stats", "matplotlib.figure"]
-)
 LONGEST = 90.0  # seconds, after which processes that wait for one another in vain are killed
+
+
+@cache
+def _start_server() -> None:
+    """Start the process that others are forked off. It finds modules by PYTHONPATH alone."""
+    tests = str(Path(__file__).parent)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", tests, prepend=os.pathsep)
+        patch.setenv("TORCH_CPP_LOG_LEVEL", "ERROR")  # the store warns of every process that is killed
+        PROCESSES.set_forkserver_preload(
+            ["toy_processes", "torch.distributed.fsdp", "torch._dynamo", "scipy.stats", "matplotlib.figure"]
+        )
+        forkserver.ensure_running()
 
 
 def free_port() -> int:
@@ -30,9 +45,10 @@ def _begin(rank: int, size: int, port: int, work: Callable[..., Any], arguments:
     sys.exit(work(rank, *arguments))
 
 
-def launch(size: int, work: Callable[..., Any], *arguments: Any) -> list[int]:
+def launch(size: int, work: Callable[..., Any], *arguments: Any, grace: float = 0.5) -> list[int]:
     """Run ``work(rank, *arguments)`` in so many processes; their exit codes. As with torchrun, one that fails or is
-    killed ends the others."""
+    killed ends the others: ``grace`` seconds later, so that they may end by themselves with what they have to say."""
+    _start_server()
     port = free_port()
     group = [PROCESSES.Process(target=_begin, args=(rank, size, port, work, arguments)) for rank in range(size)]
     for process in group:
@@ -40,8 +56,7 @@ def launch(size: int, work: Callable[..., Any], *arguments: Any) -> list[int]:
     until = time.monotonic() + LONGEST
     while any(process.is_alive() for process in group):
         if any(process.exitcode not in (None, 0) for process in group):
-            time.sleep(0.5)  # the others may end by themselves, with what they have to say
-            until = 0.0
+            until = min(until, time.monotonic() + grace)
         if time.monotonic() > until:
             for process in group:
                 process.kill()

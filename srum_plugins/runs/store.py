@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from srum_plugins.errors import DamagedError, StageError, StorageError
-from srum_plugins.runs.files import clean, read_sealed, storing, write_bytes, write_if_different, write_sealed
+from srum_plugins.runs.files import read_sealed, storing, write_bytes, write_if_different, write_sealed
 from srum_plugins.runs.fingerprint import SHORT, changes, fingerprint
 from srum_plugins.runs.sums import SUMS, digest, read_checked, read_sums, sums_text
 
@@ -62,9 +62,9 @@ class StageDirectory:
         return self.family / name.rstrip("\n") if _NAME.fullmatch(name) else None
 
     def begin(self, made_with: Mapping[str, str] | None = None) -> list[str]:
-        """Create the directory with its manifest, or go on with what is there without half-written leftovers. Only for
-        who holds the run directory (:mod:`srum_plugins.runs.lock`). ``made_with`` is noted in the manifest; returns how
-        it differs from that of what is there.
+        """Create the directory with its manifest, or go on with what is there. Only for who holds the run directory
+        (:mod:`srum_plugins.runs.lock`). ``made_with`` is noted in the manifest; returns how it differs from what is
+        noted there.
 
         Raises:
             DamagedError: its manifest is damaged.
@@ -73,7 +73,6 @@ class StageDirectory:
         """
         with storing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            clean(self.path)
         differences = self.describe(made_with)
         self.use()
         self._clock = time.monotonic()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from srum_plugins.errors import ConfigError, StageError
 from srum_plugins.host import PluginHost, Registered
 from srum_plugins.providers import Kind
 from srum_plugins.report import rows
-from srum_plugins.runs.files import read_sealed, storing, write_if_different
+from srum_plugins.runs.files import clean, read_sealed, storing, write_if_different
 from srum_plugins.runs.fingerprint import SHORT
 from srum_plugins.runs.lock import held
 from srum_plugins.runs.redo import finished, put_aside
@@ -93,8 +93,10 @@ def _run_stages(
         return _summary(session)
     with held(config.directory, world):
         if world.main:
+            with storing(config.directory):
+                clean(config.directory)
             if start is not None:
-                put_aside(session.config.directory, start, [session.directory(part) for part in _again(start)], say)
+                put_aside(config.directory, start, [session.directory(part) for part in _again(start)], say)
             if not _summary(session):  # what is there is of another configuration, and stays with its evaluation
                 with storing(config.directory / "summary.json"):
                     (config.directory / "summary.json").unlink(missing_ok=True)
@@ -134,9 +136,13 @@ def _again(start: str) -> list[Part]:
 
 
 def _all_done(session: Session, chosen: Sequence[Stage], settings: bytes) -> bool:
-    if not all(session.directory(stage).complete for stage in chosen):
+    directories = [session.directory(stage) for stage in chosen]
+    if not all(directory.complete for directory in directories):
         return False
-    return all(path.exists() and path.read_bytes() == data for path, data in _outcome(session, settings).items())
+    files = _outcome(session, settings)
+    for directory in directories:
+        files |= _shown(session, directory)
+    return all(path.exists() and path.read_bytes() == data for path, data in files.items())
 
 
 def _others(config: RunConfig) -> dict[str, tuple[Registered, Any]]:
@@ -186,16 +192,26 @@ def _publish(session: Session, stage: Stage, directory: StageDirectory) -> None:
     hook, info = session.hook, session.info
     figures = {name: float(value) for name, value in directory.facts().items() if isinstance(value, int | float)}
     hook.srum_metrics(run=info, stage=stage.name, metrics=figures)
-    folder, shown = session.config.directory / "pictures", directory.pictures()
-    names = {path.name for path in directory.path.parent.glob("*/pictures/*.png")} - shown.keys()
-    for name in names:  # what another configuration had to show, and this one not
-        (folder / name).unlink(missing_ok=True)
-    for name, data in shown.items():
-        write_if_different(folder / name, data)
+    shown = _shown(session, directory)
+    for path in directory.path.parent.glob("*/pictures/*.png"):
+        place = _pictures(session) / path.name
+        if place not in shown:  # what another configuration had to show, and this one not
+            place.unlink(missing_ok=True)
+    for place, data in shown.items():
+        write_if_different(place, data)
         with Image.open(io.BytesIO(data)) as image:
-            hook.srum_images(run=info, name=Path(name).stem, image=image.convert("RGB"))
+            hook.srum_images(run=info, name=place.stem, image=image.convert("RGB"))
     if stage is evaluate.STAGE:
         hook.srum_table(run=info, name="results", rows=rows(_summary(session)))
+
+
+def _pictures(session: Session) -> Path:
+    return session.config.directory / "pictures"
+
+
+def _shown(session: Session, directory: StageDirectory) -> dict[Path, bytes]:
+    """The pictures of a complete stage where they are shown: at the top of the run directory."""
+    return {_pictures(session) / name: data for name, data in directory.pictures().items()}
 
 
 def _summary(session: Session) -> dict[str, Any]:
@@ -207,7 +223,7 @@ def _summary(session: Session) -> dict[str, Any]:
     return {**read_sealed(directory.path / "summary.json"), "arm": session.config.arm, "seconds": seconds}
 
 
-def _outcome(session: Session, settings: bytes) -> Mapping[Any, bytes]:
+def _outcome(session: Session, settings: bytes) -> dict[Path, bytes]:
     """The files at the top of the run directory that say what it holds."""
     folder, summary = session.config.directory, _summary(session)
     files = {folder / "config.yaml": settings}

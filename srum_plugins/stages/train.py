@@ -20,7 +20,7 @@ from srum_plugins.runs.files import storing, write_folder
 from srum_plugins.runs.store import StageDirectory
 from srum_plugins.stages import generate, reward
 from srum_plugins.stages.session import Session, Stage
-from srum_plugins.training.checkpoints import METRICS, best, checkpoints, read_metrics, resume, save, sizes
+from srum_plugins.training.checkpoints import METRICS, best, checkpoints, drop, read_metrics, resume, save, sizes
 from srum_plugins.training.dataset import Dataset
 from srum_plugins.training.parallel import Replicated, Sharded, Single, shard
 from srum_plugins.training.shared_tensors import fill, full
@@ -56,6 +56,8 @@ def make(session: Session, directory: StageDirectory) -> None:
     trainer = _trainer(session, data)
     state = trainer.state
     start = resume(directory, state, world)
+    if world.main and start:  # killed just before it would have done so
+        drop(directory, settings)
     announce = session.listens("srum_train_step_started")
     report = session.listens("srum_train_step_finished")
     world.meet("training begun")
@@ -92,8 +94,9 @@ def conclude(session: Session, directory: StageDirectory) -> dict[str, Any]:
         "steps": session.config.train.steps,
         "trainable_parameters": sizes(saved[-1][1]),
     }
-    if (metric := session.config.train.keep_best) is not None:
-        facts["best_checkpoint"] = best(saved, rows, metric).name
+    settings = session.config.train
+    if settings.keep_best is not None:
+        facts["best_checkpoint"] = best(saved, rows, settings.keep_best, settings.checkpoint_every).name
     return {**facts, **{f"last_{name}": value for name, value in rows[-1].items() if name not in ("step", "lr")}}
 
 

@@ -57,10 +57,15 @@ def save(directory: StageDirectory, state: TrainingState, done: int, settings: T
         if world.main:
             commit_folder(aside, folder)
     if world.main:
-        for old in dropped(checkpoints(directory), read_metrics(directory), settings):
-            shutil.rmtree(old)
+        drop(directory, settings)
     world.meet("checkpoint saved")
     return folder
+
+
+def drop(directory: StageDirectory, settings: TrainSection) -> None:
+    """Remove the checkpoints that are not to be kept."""
+    for old in dropped(checkpoints(directory), read_metrics(directory), settings):
+        shutil.rmtree(old)
 
 
 def dropped(
@@ -69,18 +74,18 @@ def dropped(
     """The checkpoints that are neither among the newest nor the best."""
     kept = {folder for _, folder in saved[-settings.keep :]}
     if settings.keep_best is not None:
-        kept.add(best(saved, rows, settings.keep_best))
+        kept.add(best(saved, rows, settings.keep_best, settings.checkpoint_every))
     return [folder for _, folder in saved if folder not in kept]
 
 
-def best(saved: Sequence[tuple[int, Path]], rows: Sequence[Mapping[str, float]], metric: str) -> Path:
+def best(saved: Sequence[tuple[int, Path]], rows: Sequence[Mapping[str, float]], metric: str, every: int) -> Path:
     """The checkpoint with the lowest mean of a metric over the steps since the one before it (``-NAME``: the highest);
-    of several the earliest."""
+    of several the earliest. There was one after ``every`` so many steps, which may be dropped by now."""
     sign, name = (-1.0, metric[1:]) if metric.startswith("-") else (1.0, metric)
-    every = saved[1][0] - saved[0][0] if len(saved) > 1 else saved[0][0]
 
     def score(done: int) -> float:
-        values = [row[name] for row in rows if done - every <= row["step"] < done and name in row]
+        start = (done - 1) // every * every
+        values = [row[name] for row in rows if start <= row["step"] < done and name in row]
         return sign * sum(values) / len(values) if values else math.inf
 
     return min(saved, key=lambda pair: (score(pair[0]), pair[0]))[1]
