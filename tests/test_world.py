@@ -1,4 +1,4 @@
-"""Several processes of one run: they share its work out, end up with the same bytes, and stop together."""
+"""The processes of one run: how they talk, share work out and stop together, in threads that share a store."""
 
 import socket
 import threading

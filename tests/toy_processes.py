@@ -1,5 +1,6 @@
 """Runs of the toy backend in processes of their own (tests/processes.py), and how one of them is killed."""
 
+import json
 import os
 import re
 import signal
@@ -12,8 +13,9 @@ from typing import Any
 import toy_backend
 from engine_fixtures import toy_config, toy_host
 
+from srum_plugins import hookimpl
 from srum_plugins import world as worlds
-from srum_plugins.errors import SrumError
+from srum_plugins.errors import SrumError, StageError
 from srum_plugins.host import PluginHost
 from srum_plugins.stages.pipeline import run
 
@@ -37,6 +39,76 @@ def toy_command(
             print(f"error: {error}", file=file)
             return 2
     return 0
+
+
+class Ear:
+    """A listener that counts what it hears."""
+
+    def __init__(self) -> None:
+        self.heard: dict[str, int] = {}
+
+    @hookimpl
+    def srum_stage_advanced(self, stage: str, done: int, total: int) -> None:
+        assert done <= total
+        self.heard[stage] = done
+
+    @hookimpl
+    def srum_stage_finished(self, stage: str) -> None:
+        self.heard[f"{stage} finished"] = self.heard.get(f"{stage} finished", 0) + 1
+
+    @hookimpl
+    def srum_train_step_finished(self, step: int) -> None:
+        self.heard["step"] = step
+
+
+def counted_command(rank: int, folder: str) -> int:
+    """``srum run``; notes in ``counted-RANK.json`` what the toy backend was asked for and what a listener heard."""
+    host, ear = toy_host(), Ear()
+    host.register(ear, "ear")
+    slow(0.05)
+    status = toy_command(rank, folder, host=host)
+    (Path(folder) / f"counted-{rank}.json").write_text(json.dumps({"calls": toy_backend.calls, "heard": ear.heard}))
+    return status
+
+
+def failing_command(rank: int, folder: str, victim: int) -> int:
+    """``srum run``, where the process ``victim`` cannot make its first image, and the others are busy until then."""
+    failed = Path(folder) / "failed"
+
+    def reached(point: str) -> None:
+        if point == "generate" and rank == victim:
+            failed.touch()
+            raise StageError("the palette is empty")
+        while point == "generate" and not failed.exists():
+            time.sleep(0.01)
+
+    toy_backend.reached = reached
+    return toy_command(rank, folder)
+
+
+def busy_command(rank: int, folder: str) -> int:
+    """``srum run``, which notes its process id in ``busy-RANK`` and then generates for ever."""
+
+    def reached(point: str) -> None:
+        while point == "generate":
+            (Path(folder) / f"busy-{rank}").write_text(str(os.getpid()))
+            time.sleep(60)
+
+    toy_backend.reached = reached
+    return toy_command(rank, folder)
+
+
+def other_command(rank: int, folder: str, *overrides: str) -> int:
+    """``srum run``, of another configuration in every process but the first."""
+    return toy_command(rank, folder, *(overrides if rank else ()))
+
+
+def elsewhere_command(rank: int, folder: str) -> int:
+    """``srum run`` in a working directory of the process's own."""
+    place = Path(folder) / str(rank)
+    place.mkdir()
+    os.chdir(place)
+    return toy_command(rank, folder)
 
 
 def said(folder: Path, rank: int) -> str:

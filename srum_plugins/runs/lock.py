@@ -52,8 +52,8 @@ def held(directory: Path, world: World) -> Iterator[None]:
             own.seek(0)
             if told not in own.read():
                 raise ConfigError(
-                    f"process {world.rank} on {socket.gethostname()} does not see the run directory {directory} of the "
-                    "main process: it must lie on a file system that all of them share"
+                    f"process {world.rank} on {socket.gethostname()} does not see the run directory "
+                    f"{directory.resolve()} of the main process: it must lie on a file system that all of them share"
                 )
             fcntl.flock(workers, fcntl.LOCK_SH)
         world.meet("locked")
