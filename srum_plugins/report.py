@@ -82,8 +82,9 @@ def table(summary: Mapping[str, Any]) -> Table:
             style = "green"
         elif row["high"] is not None and row["high"] < 0:
             style = "red"
-        cells = [escape(cell) for cell in _cells(row)]  # names are the benchmark's own
-        cells[0] = f"  {escape(detail)}" if detail and name != "understanding" else escape(row["what"].replace("/", ": "))
+        cells = _cells(row)
+        what = f"  {detail}" if detail and name != "understanding" else row["what"].replace("/", ": ")
+        cells[0] = escape(what)  # names are the benchmark's own
         cells[3] = f"[{style}]{cells[3]}[/{style}]" if style else cells[3]
         grid.add_row(*cells, style=None if detail else "bold")
     return grid
