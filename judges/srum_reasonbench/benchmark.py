@@ -7,6 +7,7 @@ from functools import partial
 
 from PIL import Image
 from srum_compbench.asking import Asked, Asking
+from srum_rubric.parsing import without_thoughts
 from srum_rubric.wording import filled
 
 from srum_plugins.contracts import Answer, Benchmark, Composite, ModelAdapter, Question, Verdict
@@ -78,7 +79,8 @@ class ReasonBenchmark(Benchmark):
 
 
 def _read_description(answer: Answer) -> str | Failure:
-    return answer.text.strip() or Failure(NO_DESCRIPTION, "the answer is empty")
+    said = without_thoughts(answer.text)
+    return (said or "").strip() or Failure(NO_DESCRIPTION, "nothing is said" if said is not None else "only a thought")
 
 
 def _listed(group: Group) -> str:
