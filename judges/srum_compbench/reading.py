@@ -37,7 +37,7 @@ def score_of(answer: Answer) -> Any | Failure:
         if answer.truncated:
             return Failure(TRUNCATED, "no score is complete")
         return Failure(NO_SCORE, quoted(text) if text.strip() else "the answer is empty")
-    if any(value != found[0] for value in found):
+    if any(value != found[0] for value in found[1:]):
         return Failure(AMBIGUOUS, quoted(" / ".join(map(str, found))))
     return found[0]
 
