@@ -1,9 +1,9 @@
 """Kill a run a hundred times: python benchmarks/kills.py [--kills 50] [--processes 1 2] [CONFIG] [KEY=VALUE ...]
 
-Every stage is a command of its own, alone or under torchrun. At a random moment after it has taken the run directory one
-of its processes is killed (SIGKILL), and the same command goes on from there with a random number of processes; training
-always has as many as are asked for, since its rounding depends on it. When all stages are complete, every file is
-compared with those of a run that nobody disturbed, and the next run begins, until there were so many kills.
+Every stage is a command of its own, alone or under torchrun. At a random moment after it has taken the run directory
+one of its processes is killed (SIGKILL), and the same command goes on from there with a random number of processes;
+training always has as many as are asked for, since its rounding depends on it. When all stages are complete, every file
+is compared with that of a run that nobody disturbed, and another run begins, until there were so many kills.
 
 Needs Linux. Without CONFIG it is configs/demo.yaml, made small. Prints a table of kills by stage and what came out.
 """
@@ -26,7 +26,7 @@ from pathlib import Path
 
 STAGES = ("generate", "ground", "judge", "reward", "train", "evaluate")
 CONFIG = Path(__file__).parent.parent / "configs" / "demo.yaml"
-SMALL = [
+SMALL = (
     "prompts.count=12",
     "generate.candidates=2",
     "generate.chunk=4",
@@ -39,7 +39,7 @@ SMALL = [
     "benchmark.prompts_per_split=8",
     "benchmark.questions=16",
     "evaluate.chunk=4",
-]
+)
 PATIENCE = 600.0
 """Seconds after which a command hangs."""
 
@@ -66,36 +66,36 @@ class Command:
 
     def run(self, stage: str, size: int) -> float:
         """Run a stage to its end; the seconds from when it had taken the run directory."""
-        before, process = self._locked(), self.start(stage, size)
-        self._wait_for_lock(process, before)
+        process = self._begun(stage, size)
         began = time.monotonic()
-        if process.wait(PATIENCE):
-            raise SystemExit(f"srum {stage} failed: see {self.folder.with_suffix('.log')}")
+        self._end(process)
         return time.monotonic() - began
 
     def kill(self, stage: str, size: int, seconds: float, victim: int) -> bool:
-        """Run a stage and kill one of its processes so many seconds after it has taken the run directory. False if it
-        had ended before."""
-        before, process = self._locked(), self.start(stage, size)
-        self._wait_for_lock(process, before)
+        """Run a stage and kill one of its processes so many seconds after it has taken the run directory. False if the
+        stage had ended before."""
+        process = self._begun(stage, size)
         time.sleep(seconds)
         workers = _workers(process.pid) if size > 1 else [process.pid]
         if process.poll() is None and len(workers) == size:
             os.kill(sorted(workers)[victim], signal.SIGKILL)
-        if code := process.wait(PATIENCE):
-            if code == 2:  # an error that srum tells
-                raise SystemExit(f"srum {stage} failed: see {self.folder.with_suffix('.log')}")
-            return True
+            return process.wait(PATIENCE) != 0
+        self._end(process)
         return False
+
+    def _begun(self, stage: str, size: int) -> subprocess.Popen[bytes]:
+        before, process, until = self._locked(), self.start(stage, size), time.monotonic() + PATIENCE
+        while self._locked() == before and process.poll() is None and time.monotonic() < until:
+            time.sleep(0.01)
+        return process
+
+    def _end(self, process: subprocess.Popen[bytes]) -> None:
+        if process.wait(PATIENCE):
+            raise SystemExit(f"a run failed that was not killed: see {self.folder.with_suffix('.log')}")
 
     def _locked(self) -> int:
         lock = self.folder / "lock"
         return lock.stat().st_mtime_ns if lock.exists() else 0
-
-    def _wait_for_lock(self, process: subprocess.Popen[bytes], before: int) -> None:
-        until = time.monotonic() + PATIENCE
-        while self._locked() == before and process.poll() is None and time.monotonic() < until:
-            time.sleep(0.01)
 
 
 def _workers(launcher: int) -> list[int]:
