@@ -106,8 +106,9 @@ def watch(ledger: Ledger) -> None:
     from srum_plugins import config, host, pictures, progress
     from srum_plugins.attention import probe
     from srum_plugins.runs import files, fingerprint, shards
-    from srum_plugins.stages import checkpoints, evaluate, optimizers, session
+    from srum_plugins.stages import evaluate, session
     from srum_plugins.tracking import plugin as tracking
+    from srum_plugins.training import checkpoints, state
 
     ledger.functions(START, config, "load")
     ledger.methods(START, host.PluginHost, "load")
@@ -130,14 +131,9 @@ def watch(ledger: Ledger) -> None:
         ledger.methods(kind, listener, " ".join(name for name in vars(listener) if name.startswith("srum_")))
     ledger.methods(MODEL, torch.Tensor, "backward")
     ledger.methods(MODEL, torch.nn.utils, "clip_grad_norm_")
-    ledger.methods(MODEL, checkpoints.TrainingState, "update_average take_average")
+    ledger.methods(MODEL, state.TrainingState, "start zero_grad take_gradients step take_average")
 
-    make_optimizer, make_provider = optimizers.build, session.Session._build
-
-    def optimizer(*args: Any) -> torch.optim.Optimizer:
-        made = make_optimizer(*args)
-        ledger.methods(MODEL, made, "step zero_grad")
-        return made
+    make_provider = session.Session._build
 
     def provider(self: session.Session, kind: Any, *args: Any) -> Any:
         made = make_provider(self, kind, *args)
@@ -145,7 +141,6 @@ def watch(ledger: Ledger) -> None:
             ledger.methods(what, made, names)
         return made
 
-    optimizers.build = optimizer  # type: ignore[assignment]
     session.Session._build = ledger.wrap(MODEL, provider)  # type: ignore[method-assign]
 
 

@@ -21,9 +21,11 @@ OVERRIDES = (
 
 def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the commands to the ``srum`` parser; each sets ``handler``, a function of the parsed arguments."""
-    _add(subparsers, "run", "run all stages, doing only what is missing").set_defaults(handler=_run, only=None)
+    run = _add(subparsers, "run", "run all stages, doing only what is missing")
+    run.add_argument("--from", dest="start", choices=list(STAGES), help="do this stage and those after it again")
+    run.set_defaults(handler=_run, only=None)
     for stage, summary in STAGES.items():
-        _add(subparsers, stage, f"stage: {summary}").set_defaults(handler=_run, only=stage)
+        _add(subparsers, stage, f"stage: {summary}").set_defaults(handler=_run, only=stage, start=None)
     _add(subparsers, "config", "print the resolved configuration as YAML").set_defaults(handler=_config)
 
 
@@ -55,7 +57,7 @@ def _run(args: argparse.Namespace) -> None:
 
     world = join(config.run.device)
     try:
-        summary = run(config, host, only=args.only, say=say, world=world)
+        summary = run(config, host, only=args.only, say=say, world=world, start=args.start)
     finally:
         world.leave()
     if world.main and summary and args.only in (None, "evaluate"):

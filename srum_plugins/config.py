@@ -36,12 +36,14 @@ FILTERS = ("none", "drop", "background")
 
 @dataclass(frozen=True)
 class RunSection:
-    """``run``: the run's name, where it lives (default ``runs/<name>``), its seed and device."""
+    """``run``: the run's name, where it lives (default ``runs/<name>``), its seed and device. ``max_failed`` is the
+    share of a stage's records, in [0, 1], that may fail and be set apart before the run stops."""
 
     name: str = "run"
     directory: str = ""
     seed: int = 0
     device: str = "cpu"
+    max_failed: float = 0.1
 
 
 @dataclass(frozen=True)
@@ -451,6 +453,8 @@ def _check_values(config: RunConfig) -> None:
     for key, share in (("train.beta1", train.beta1), ("train.beta2", train.beta2), ("train.ema", train.ema)):
         if not 0.0 <= share < 1.0:
             raise ConfigError(f"{key}: must lie in [0, 1), got {share}")
+    if not 0.0 <= run.max_failed <= 1.0:
+        raise ConfigError(f"run.max_failed: must lie in [0, 1], got {run.max_failed}")
     if not 0.0 <= config.ground.threshold <= 1.0:
         raise ConfigError(f"ground.threshold: must lie in [0, 1], got {config.ground.threshold}")
     if "{phrase}" not in config.ground.template:

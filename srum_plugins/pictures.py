@@ -175,7 +175,8 @@ def training_curve(rows: Sequence[Mapping[str, float]]) -> Image.Image:
         if window > 1:
             smooth = np.convolve(values, np.ones(window) / window, mode="valid")
             axes.plot(steps[window - 1 :], smooth, color="#2166ac", linewidth=1.8)
-        axes.set_title(name + (f" (dark: mean of {window} points)" if window > 1 else ""), fontsize=10)
+        title = name + (f" (dark: mean of {window} points)" if window > 1 else "")
+        axes.set_title(title, fontsize=10, parse_math=False)  # the name is the objective's own
         axes.set_xlabel("train step")
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
         axes.spines[["top", "right"]].set_visible(False)

@@ -135,20 +135,22 @@ class Region:
 
 
 @dataclass(frozen=True)
-class Grounding:
-    """The regions of one candidate. ``dropped`` counts proposals that were filtered, by cause."""
-
-    candidate_id: str
-    regions: tuple[Region, ...]
-    dropped: Mapping[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class Failure:
     """Something that could not be computed, and why. Never a number."""
 
     cause: str
     detail: str = ""
+
+
+@dataclass(frozen=True)
+class Grounding:
+    """The regions of one candidate. ``dropped`` counts proposals that were filtered, by cause. ``failure`` says why a
+    candidate could not be grounded; it has no regions, and is not judged."""
+
+    candidate_id: str
+    regions: tuple[Region, ...]
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    failure: Failure | None = None
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 HEADERS = {
@@ -66,7 +67,7 @@ def _row(what: str, figures: Mapping[str, Any]) -> dict[str, Any]:
 def table(summary: Mapping[str, Any]) -> Table:
     """The result table for a rich console. Gains whose interval lies above zero are green, losses below it red."""
     grid = Table(
-        title=f"before and after training · {summary['arm']}", caption=_footnote(summary), title_justify="left"
+        title=f"before and after training · {escape(summary['arm'])}", caption=_footnote(summary), title_justify="left"
     )
     for key, header in HEADERS.items():
         grid.add_column(header, justify="left" if key == "what" else "right", no_wrap=key != "what")
@@ -82,7 +83,8 @@ def table(summary: Mapping[str, Any]) -> Table:
         elif row["high"] is not None and row["high"] < 0:
             style = "red"
         cells = _cells(row)
-        cells[0] = f"  {detail}" if detail and name != "understanding" else row["what"].replace("/", ": ")
+        what = f"  {detail}" if detail and name != "understanding" else row["what"].replace("/", ": ")
+        cells[0] = escape(what)  # names are the benchmark's own
         cells[3] = f"[{style}]{cells[3]}[/{style}]" if style else cells[3]
         grid.add_row(*cells, style=None if detail else "bold")
     return grid
@@ -96,8 +98,15 @@ def markdown(summary: Mapping[str, Any]) -> str:
         f"| {' | '.join(HEADERS.values())} |",
         f"|{'|'.join('---' if key == 'what' else '--:' for key in HEADERS)}|",
     ]
-    lines += [f"| {' | '.join(_cells(row))} |" for row in rows(summary)]
+    lines += [f"| {' | '.join(_plain(cell) for cell in _cells(row))} |" for row in rows(summary)]
     return "\n".join([*lines, "", _footnote(summary), ""])
+
+
+def _plain(text: str) -> str:
+    """Text that markdown and HTML take as it is, in one line."""
+    for special in "\\`*[]<>|":
+        text = text.replace(special, f"\\{special}")
+    return " ".join(text.split())
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:

@@ -25,7 +25,10 @@ def _start_server() -> None:
         patch.setenv("PYTHONPATH", tests, prepend=os.pathsep)
         patch.setenv("TORCH_CPP_LOG_LEVEL", "ERROR")  # the store warns of every process that is killed
         PROCESSES.set_forkserver_preload(
-            ["toy_processes", "torch.distributed.fsdp", "torch._dynamo", "scipy.stats", "matplotlib.figure"]
+            [
+                *("toy_processes", "tiny_bagel", "srum_plugins.training.step"),
+                *("torch.distributed.fsdp", "torch._dynamo", "scipy.stats", "matplotlib.figure", "peft.tuners.lora"),
+            ]
         )
         forkserver.ensure_running()
 

@@ -20,7 +20,7 @@ from PIL import Image
 
 from srum_plugins import hookimpl
 from srum_plugins.contracts import Generated
-from srum_plugins.errors import CheckpointError, ContractError, DamagedError
+from srum_plugins.errors import CheckpointError, ContractError, DamagedError, StageError
 from srum_plugins.host import PluginHost
 from srum_plugins.providers import Provider
 from srum_plugins.records import Candidate
@@ -41,6 +41,7 @@ from srum_plugins.stages import evaluate, generate, train
 from srum_plugins.stages.session import Session
 from srum_plugins.stages.verify import PARTS, verify
 from srum_plugins.training.checkpoints import checkpoints, resume
+from srum_plugins.training.dataset import Dataset
 from srum_plugins.training.state import TrainingState
 
 plain = st.recursive(
@@ -260,19 +261,13 @@ def test_a_damaged_manifest_explains_nothing_and_opens_nothing(tmp_path: Path) -
     with pytest.raises(DamagedError, match=r"manifest\.json"):
         first.begin()
     write_sealed(manifest, {"fingerprint": "of another"})
-    with pytest.raises(Exception, match="of another configuration"):
+    with pytest.raises(StageError, match="of another configuration"):
         first.begin()
 
 
 # --- a whole run -------------------------------------------------------------------------------------------------
-class TrainingBeginsError(Exception):
-    """Everything has been read."""
-
-
 class Careful(toy_backend.ToyAdapter):
     """Keeps the latents of every other candidate, so that both latents and images are trained on."""
-
-    trains = True
 
     def generate(self, requests: Any, sampling: Any) -> list[Generated]:
         drawn = super().generate(requests, sampling)
@@ -281,11 +276,6 @@ class Careful(toy_backend.ToyAdapter):
             dataclasses.replace(one, latents=latents[index]) if request.seed % 2 else one
             for index, (request, one) in enumerate(zip(requests, drawn, strict=True))
         ]
-
-    def start_training(self, training: Any, *, base: bool) -> dict[str, torch.nn.Parameter]:
-        if not self.trains:
-            raise TrainingBeginsError
-        return super().start_training(training, base=base)
 
 
 class CarefulPlugin:
@@ -306,8 +296,6 @@ def tries(action: Callable[[], Any]) -> str:
         action()
     except (DamagedError, CheckpointError) as error:
         return str(error)
-    except TrainingBeginsError:
-        return ""
     return ""
 
 
@@ -318,7 +306,7 @@ def put(path: Path, data: bytes | None) -> None:
         path.write_bytes(data)
 
 
-def test_500_corruptions_are_named_and_none_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_500_corruptions_are_named_and_none_is_used(tmp_path: Path) -> None:
     host, draw = careful_host(), random.Random(0)
     toy_run(tmp_path, "adapter=careful", host=host)
     session = Session(toy_config(tmp_path, "adapter=careful", host=host), host)
@@ -326,7 +314,6 @@ def test_500_corruptions_are_named_and_none_is_used(tmp_path: Path, monkeypatch:
     other = ("adapter=careful", "grounder=toy-locate")
     regrounds = Session(toy_config(tmp_path, *other, host=host), host)
     retrains = Session(toy_config(tmp_path, "adapter=careful", "train.lr=0.01", host=host), host)
-    monkeypatch.setattr(Careful, "trains", False)
     state = TrainingState({}, {}, torch.optim.SGD([torch.zeros(1)]), {})
     folders = {part.name: session.directory(part).path for part in PARTS}
 
@@ -334,11 +321,13 @@ def test_500_corruptions_are_named_and_none_is_used(tmp_path: Path, monkeypatch:
         generate.locate(regrounds, files := generate.saved(regrounds), files.read())
 
     def train_again() -> None:
-        train.STAGE.make(retrains, retrains.directory(train.STAGE))
+        data = Dataset.build(retrains, retrains.model(), train._examples(retrains))
+        for name in [name for example in data.examples for name in example.candidates]:
+            data.latents[name]
 
     def measure_again() -> None:
-        evaluate.STAGE.make(session, session.directory(evaluate.STAGE))
-        evaluate.STAGE.conclude(session, session.directory(evaluate.STAGE))
+        evaluate.make(session, session.directory(evaluate.STAGE))
+        evaluate.conclude(session, session.directory(evaluate.STAGE))
 
     def resume_again() -> None:
         resume(session.directory(train.STAGE), state)
@@ -381,7 +370,7 @@ def test_500_corruptions_are_named_and_none_is_used(tmp_path: Path, monkeypatch:
             break
         broken: list[tuple[Path, bytes, bytes | None]] = []
         for stage in groups[turn % len(groups)]:
-            files = [path for path in sorted(folders[stage].rglob("*")) if path.is_file() and path.name != "lock"]
+            files = [path for path in sorted(folders[stage].rglob("*")) if path.is_file()]
             path = draw.choice(files)
             name, data = path.relative_to(folders[stage]).as_posix(), path.read_bytes()
             figures = path.name == "seconds.json" or path.name.startswith("cost-")  # may be absent
@@ -407,3 +396,13 @@ def test_500_corruptions_are_named_and_none_is_used(tmp_path: Path, monkeypatch:
     assert count >= 500 and refused > 250
     assert seen >= {".jsonl", ".sha256", ".json", "images", "latents", "pictures", "checkpoints", "weights"}
     assert verify(session).findings == ()
+
+
+def test_a_run_whose_image_was_deleted_trains_no_step(tmp_path: Path) -> None:
+    toy_run(tmp_path, "train.batch=12")
+    (image,) = (tmp_path / "run").glob("stages/generate/*/images/p2-1.png")
+    image.unlink()
+    toy_backend.calls.clear()
+    with pytest.raises(DamagedError, match=r"p2-1\.png: it is missing, but part-00001\.sha256 lists it"):
+        toy_run(tmp_path, "train.batch=12", "train.lr=0.01")
+    assert toy_backend.calls["predict"] == 0

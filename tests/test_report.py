@@ -69,3 +69,14 @@ def test_a_benchmark_without_questions_and_an_adapter_without_digest() -> None:
     assert len(rows(summary)) == 3
     assert "not compared" in rendered(summary)
     assert "have changed" in rendered({**SUMMARY, "understanding": {**SUMMARY["understanding"], "identical": False}})
+
+
+def test_names_of_a_benchmark_are_text_and_nothing_else() -> None:
+    odd = "[red]a|b[/red] <img src=x> `c`"
+    summary = {**SUMMARY, "in_domain": {**FIGURES, "categories": {odd: LOSS}, "graded": {}}, "arm": "[b]x"}
+    text = rendered(summary, width=200)
+    assert odd in text
+    assert "[b]x" in text
+    (line,) = [line for line in markdown(summary).splitlines() if "img" in line]
+    assert line.replace("\\|", "").count("|") == markdown(SUMMARY).splitlines()[2].count("|")
+    assert "\\<img src=x\\>" in line and "\\`c\\`" in line

@@ -192,43 +192,45 @@ def read_tensor(path: Path) -> Tensor:
 
 
 def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
-    """Let ``fill`` write a folder aside, and put it in the place of ``path`` (:func:`commit_folder`).
+    """Let ``fill`` write a folder aside, add its sums, flush all of it, and put it in the place of ``path``.
 
     Raises:
         StorageError: the disk is full, or may not be written.
     """
-    aside = begin_folder(path)
-    try:
-        with storing(path):
-            fill(aside)
+    with begun_folder(path) as aside:
+        fill(aside)
         commit_folder(aside, path)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
 
 
-def begin_folder(path: Path) -> Path:
-    """An empty folder, aside, in which what is to be ``path`` is written. Raises as :func:`write_folder`."""
+@contextmanager
+def begun_folder(path: Path) -> Iterator[Path]:
+    """An empty folder, aside, in which what is to be ``path`` is written; it goes if that fails.
+
+    Raises:
+        StorageError: the disk is full, or may not be written.
+    """
     aside = path.with_name(f"{ASIDE}{os.getpid()}-{path.name}")
     with storing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir()
-    return aside
+        try:
+            aside.mkdir()
+            yield aside
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
 
 
 def commit_folder(aside: Path, path: Path) -> None:
-    """Add the sums of what was written aside (:data:`SUMS`), flush all of it, and put it in the place of ``path``.
-    Raises as :func:`write_folder`."""
-    with storing(path):
-        (aside / SUMS).write_text(sums_text(folder_sums(aside)), encoding="utf-8")
-        for entry in sorted(aside.rglob("*"), reverse=True):
-            _sync(entry)
-        _sync(aside)
-        if path.exists():  # a folder cannot be replaced in one step: what is being replaced is not complete
-            shutil.rmtree(path)
-        aside.rename(path)
-        _sync(path.parent)
+    """Add the sums of what was written aside (:data:`SUMS`), flush it, and put it in the place of ``path``."""
+    (aside / SUMS).write_text(sums_text(folder_sums(aside)), encoding="utf-8")
+    for entry in sorted(aside.rglob("*"), reverse=True):
+        _sync(entry)
+    _sync(aside)
+    if path.exists():  # a folder cannot be replaced in one step: what is being replaced is not complete, so it may go
+        shutil.rmtree(path)
+    aside.rename(path)
+    _sync(path.parent)
 
 
 def clean(folder: Path) -> None:

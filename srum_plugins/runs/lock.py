@@ -32,13 +32,13 @@ def held(directory: Path, world: World) -> Iterator[None]:
 
     Raises:
         StageError: another run holds it, or its file system has no locks.
+        StorageError: the directory may not be written.
         ConfigError: the processes do not see the same directory.
-        StorageError: it may not be written.
     """
     with storing(directory / "lock"):
         directory.mkdir(parents=True, exist_ok=True)
-        own, workers = (directory / "lock").open("a+"), (directory / "lock.workers").open("a+")
-    with own, workers:
+        files = [(directory / name).open("a+") for name in ("lock", "lock.workers")]
+    with files[0] as own, files[1] as workers:
         if world.main:
             _take(own, directory)
             _outlast(workers, directory)

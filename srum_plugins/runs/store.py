@@ -17,7 +17,8 @@ from srum_plugins.runs.files import read_sealed, storing, write_bytes, write_if_
 from srum_plugins.runs.fingerprint import SHORT, changes, fingerprint
 from srum_plugins.runs.sums import SUMS, digest, read_checked, read_sums, sums_text
 
-LOOSE = ("pictures/*", "metrics.jsonl")  # what no part's sums list
+QUARANTINE = "quarantine.jsonl"
+LOOSE = ("pictures/*", "metrics.jsonl", QUARANTINE)  # what no part's sums list
 _NAME = re.compile(rf"[0-9a-f]{{{SHORT}}}\n?")
 
 
@@ -60,29 +61,34 @@ class StageDirectory:
             return None
         return self.family / name.rstrip("\n") if _NAME.fullmatch(name) else None
 
-    def begin(self) -> None:
+    def begin(self, made_with: Mapping[str, str] | None = None) -> list[str]:
         """Create the directory with its manifest, or go on with what is there. Only for who holds the run directory
-        (:mod:`srum_plugins.runs.lock`).
+        (:mod:`srum_plugins.runs.lock`). ``made_with`` is noted in the manifest; returns how it differs from what is
+        noted there.
 
         Raises:
-            StageError: the directory is of another configuration.
             DamagedError: its manifest is damaged.
+            StageError: the directory is of another configuration.
             StorageError: the disk is full, or may not be written.
         """
         with storing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-        self.describe()
+        differences = self.describe(made_with)
         self.use()
         self._clock = time.monotonic()
+        return differences
 
-    def describe(self) -> None:
-        """Write the manifest, or compare with it what is there. Raises as :meth:`begin` does."""
+    def describe(self, made_with: Mapping[str, str] | None = None) -> list[str]:
+        """Write the manifest, or compare with it what is there. Returns and raises as :meth:`begin` does."""
         path = self.path / "manifest.json"
         if not path.exists():
             manifest = {"stage": self.name, "fingerprint": self.fingerprint, "ingredients": self.ingredients}
-            write_sealed(path, manifest)
-        elif read_sealed(path).get("fingerprint") != self.fingerprint:
+            write_sealed(path, {**manifest, "made_with": dict(made_with or {})})
+            return []
+        known = read_sealed(path)
+        if known.get("fingerprint") != self.fingerprint:
             raise StageError(f"{path} is of another configuration whose hash begins alike: use another run.directory")
+        return changes(known.get("made_with", {}), made_with) if made_with else []
 
     def use(self) -> None:
         """Note that the run's current configuration uses this directory."""

@@ -88,7 +88,7 @@ def make(session: Session, directory: StageDirectory) -> None:
     baseline, world = session.directory(BASELINE), session.world
     if not world.tell("is the baseline complete", lambda: baseline.complete):
         if world.main:
-            baseline.begin()
+            baseline.begin(session.made_with)
         world.meet("baseline begun")
         _measure(session, baseline, session.model, directory, before=0)
         if world.main:

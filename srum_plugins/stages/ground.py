@@ -7,11 +7,12 @@ from typing import Any
 
 from srum_plugins.errors import ContractError
 from srum_plugins.providers import Kind
-from srum_plugins.records import Grounding
+from srum_plugins.records import Failure, Grounding
 from srum_plugins.runs.shards import Shards
 from srum_plugins.runs.store import StageDirectory
 from srum_plugins.stages import generate
 from srum_plugins.stages.prompt_filter import NOT_IN_PROMPT, filtered
+from srum_plugins.stages.quarantine import Failing, set_apart
 from srum_plugins.stages.session import Session, Stage, run_chunks, same_ids
 
 
@@ -55,20 +56,25 @@ def make(session: Session, directory: StageDirectory) -> None:
                     )
         return found if settings.filter == "none" else filtered(located, found, session.model(), settings), {}
 
-    run_chunks(session, groundings, work, directory)
+    def keep(item: int, failure: Failure) -> Grounding:
+        return Grounding(candidates[item].id, (), failure=failure)
+
+    run_chunks(session, groundings, work, directory, failing=Failing(keep, lambda grounding: grounding.failure))
 
 
 def conclude(session: Session, directory: StageDirectory) -> dict[str, Any]:
     """Count regions, and what was dropped and mended."""
     records = shards(session, directory).read()
+    failures = {one.candidate_id: one.failure for one in records if one.failure is not None}
     dropped, mended = Counter[str](), Counter[str]()
     for grounding in records:
         dropped.update(grounding.dropped)
         mended.update(what for region in grounding.regions for what in region.mended)
     facts = {
         "candidates": len(records),
+        "quarantined": set_apart(directory, failures, len(records), session.config.run.max_failed),
         "regions": sum(len(grounding.regions) for grounding in records),
-        "without_regions": sum(not grounding.regions for grounding in records),
+        "without_regions": sum(not grounding.regions for grounding in records) - len(failures),
     }
     if session.config.ground.filter != "none":
         facts["background"] = sum(region.background for grounding in records for region in grounding.regions)

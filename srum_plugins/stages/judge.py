@@ -8,13 +8,16 @@ from typing import Any
 
 from srum_plugins.ensemble import check_judgements
 from srum_plugins.providers import Kind
-from srum_plugins.records import Failure, Judgement, Score, total
+from srum_plugins.records import BACKGROUND, Failure, Judgement, Score, total
 from srum_plugins.runs.files import write_sealed
 from srum_plugins.runs.shards import Shards
 from srum_plugins.runs.store import StageDirectory
 from srum_plugins.stages import generate, ground
 from srum_plugins.stages.background import foreground, with_background
+from srum_plugins.stages.quarantine import Failing, set_apart
 from srum_plugins.stages.session import Session, Stage, run_chunks
+
+NOT_GROUNDED = Failure("not grounded", "the stage ground has set the candidate apart")
 
 
 def ingredients(session: Session) -> dict[str, Any]:
@@ -43,20 +46,32 @@ def make(session: Session, directory: StageDirectory) -> None:
     name, version = who.name, who.registered.version
 
     def work(items: range) -> tuple[list[Judgement], dict[str, Any]]:
-        chosen = [candidates[item] for item in items]
-        regions = [foreground(groundings[item]) for item in items]
-        located, model = generate.locate(session, files, chosen), session.model_for(Kind.JUDGE)
+        grounded = [item for item in items if groundings[item].failure is None]
+        regions = [foreground(groundings[item]) for item in grounded]
+        located = generate.locate(session, files, [candidates[item] for item in grounded])
         began = time.monotonic()
-        given = session.judge.judge(located, regions, model)
+        given = session.judge.judge(located, regions, session.model_for(Kind.JUDGE)) if grounded else []
         seconds = time.monotonic() - began
         check_judgements(given, regions, f"judge {name!r} of {who.registered.distribution}")
         tokens = total(one.tokens for one in given)
         cost = {"candidates": len(given), "tokens": tokens, "seconds": round(seconds, 3)}
         write_sealed(directory.path / f"cost-{items.start:06d}.json", cost)
-        whole = [with_background(one, groundings[item]) for one, item in zip(given, items, strict=True)]
-        return [replace(one, judge=name, version=version) for one in whole], {}
+        found = {item: failed(item, NOT_GROUNDED) for item in items}
+        for one, item in zip(given, grounded, strict=True):
+            found[item] = replace(with_background(one, groundings[item]), judge=name, version=version)
+        return list(found.values()), {}
 
-    run_chunks(session, judgements, work, directory)
+    def failed(item: int, failure: Failure) -> Judgement:
+        local = tuple(BACKGROUND if region.background else failure for region in groundings[item].regions)
+        return Judgement(candidates[item].id, failure, local, judge=name, version=version)
+
+    run_chunks(session, judgements, work, directory, failing=Failing(failed, own_failure))
+
+
+def own_failure(judgement: Judgement) -> Failure | None:
+    """Why a candidate has no alpha, if it was judged."""
+    alpha = judgement.alpha
+    return alpha if isinstance(alpha, Failure) and alpha != NOT_GROUNDED else None
 
 
 def conclude(session: Session, directory: StageDirectory) -> dict[str, Any]:
@@ -69,7 +84,9 @@ def conclude(session: Session, directory: StageDirectory) -> dict[str, Any]:
         for score, region in zip(record.local, grounding.regions, strict=True)
         if not region.background
     ]
-    facts: dict[str, Any] = {"candidates": len(records)}
+    failures = {one.candidate_id: failure for one in records if (failure := own_failure(one)) is not None}
+    quarantined = set_apart(directory, failures, len(records), session.config.run.max_failed)
+    facts: dict[str, Any] = {"candidates": len(records), "quarantined": quarantined}
     for where, given in (("global", alphas), ("local", scores)):
         facts[f"failed_{where}"] = sum(isinstance(score, Failure) for score in given)
     for what, given in (("alpha", alphas), ("local", scores)):

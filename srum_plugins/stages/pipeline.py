@@ -22,9 +22,11 @@ from srum_plugins.report import rows
 from srum_plugins.runs.files import clean, read_sealed, storing, write_if_different
 from srum_plugins.runs.fingerprint import SHORT
 from srum_plugins.runs.lock import held
+from srum_plugins.runs.redo import finished, put_aside
 from srum_plugins.runs.store import StageDirectory
 from srum_plugins.stages import evaluate, generate, ground, judge, reward, train
-from srum_plugins.stages.session import Session, Stage
+from srum_plugins.stages.quarantine import told
+from srum_plugins.stages.session import Part, Session, Stage
 from srum_plugins.world import World, disagreements
 
 STAGES: tuple[Stage, ...] = (
@@ -44,10 +46,12 @@ def run(
     only: str | None = None,
     say: Callable[[str], None] = print,
     world: World | None = None,
+    start: str | None = None,
 ) -> dict[str, Any]:
     """Run all stages, or only one whose inputs are complete, and return the run's summary (empty without evaluation).
 
     What is complete for this configuration is reused. If that is everything, nothing is done and ``say`` is told so.
+    With ``start`` that stage and those after it are done again; their results so far are put aside.
     With a ``world`` of several processes, each of them calls this; the main one alone calls ``say`` and listeners.
 
     Raises:
@@ -73,22 +77,26 @@ def run(
         _agree(session)
         if only is not None:
             _require_inputs(session, chosen[0])
-        return _run_stages(session, chosen, say if world.main else lambda text: None)
+        return _run_stages(session, chosen, say if world.main else lambda text: None, start)
     except BaseException as error:
         world.fail(error)
         raise
 
 
-def _run_stages(session: Session, chosen: Sequence[Stage], say: Callable[[str], None]) -> dict[str, Any]:
+def _run_stages(
+    session: Session, chosen: Sequence[Stage], say: Callable[[str], None], start: str | None
+) -> dict[str, Any]:
     config, world, hook = session.config, session.world, session.hook
     settings = OmegaConf.to_yaml(OmegaConf.create(dict(session.info.config))).encode()
-    if world.tell("is all complete", lambda: _all_done(session, chosen, settings)):
+    if start is None and world.tell("is all complete", lambda: _all_done(session, chosen, settings)):
         say(f"nothing to do: {_count(chosen)} complete in {config.directory} for this configuration")
         return _summary(session)
     with held(config.directory, world):
         if world.main:
             with storing(config.directory):
                 clean(config.directory)
+            if start is not None:
+                put_aside(config.directory, start, [session.directory(part) for part in _again(start)], say)
             if not _summary(session):  # what is there is of another configuration, and stays with its evaluation
                 with storing(config.directory / "summary.json"):
                     (config.directory / "summary.json").unlink(missing_ok=True)
@@ -105,6 +113,7 @@ def _run_stages(session: Session, chosen: Sequence[Stage], say: Callable[[str], 
         if world.main:  # last, because a run whose summary is there has told its listeners everything
             for path, data in _outcome(session, settings).items():
                 write_if_different(path, data)
+            finished(config.directory)
         world.meet("finished")
         return summary
 
@@ -118,6 +127,12 @@ def _agree(session: Session) -> None:
             f"process {session.world.rank} on {socket.gethostname()} would run something else than process 0: "
             f"{'; '.join(differences)}. Every machine needs the same config, packages and checkpoints"
         )
+
+
+def _again(start: str) -> list[Part]:
+    """What is done again from a stage on: also the benchmark's images before training, if it is that far up."""
+    stages: list[Part] = list(STAGES[NAMES.index(start) :])
+    return [evaluate.BASELINE, *stages] if start in ("generate", "evaluate") else stages
 
 
 def _all_done(session: Session, chosen: Sequence[Stage], settings: bytes) -> bool:
@@ -150,7 +165,8 @@ def _run_stage(session: Session, stage: Stage, say: Callable[[str], None]) -> No
         else:
             if stale := directory.staleness():
                 say(stale)
-            directory.begin()
+            if differences := directory.begin(session.made_with):
+                say(f"{stage.name} goes on with what was begun otherwise: {'; '.join(differences)}")
         done, total = stage.progress(session, directory)
         hook.srum_stage_started(run=info, stage=stage.name, done=done, total=total)
     if not reused:
@@ -158,7 +174,10 @@ def _run_stage(session: Session, stage: Stage, say: Callable[[str], None]) -> No
         try:
             stage.make(session, directory)
             if world.main:
-                directory.finish(stage.conclude(session, directory))
+                facts = stage.conclude(session, directory)
+                directory.finish(facts)
+                if quarantined := told(directory, facts):
+                    say(quarantined)
             world.meet(f"{stage.name} finished")
         except BaseException as error:
             hook.srum_stage_failed(run=info, stage=stage.name, error=error)

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 from PIL import Image
 
+import srum_plugins
 from srum_plugins.attention.contract import Attention, Heads
 from srum_plugins.attention.probe import choose
 from srum_plugins.config import Choice, RunConfig
@@ -22,9 +23,11 @@ from srum_plugins.providers import Kind
 from srum_plugins.records import Prompt, to_json
 from srum_plugins.runs.files import write_image
 from srum_plugins.runs.fingerprint import fingerprint, stable_seed
+from srum_plugins.runs.provenance import made_with
 from srum_plugins.runs.shards import Attachment, Shards
 from srum_plugins.runs.store import StageDirectory
 from srum_plugins.runs.sums import check_folder
+from srum_plugins.stages.quarantine import Failing, attempt, check_share
 from srum_plugins.world import World
 
 T = TypeVar("T")
@@ -173,11 +176,18 @@ class Session:
         """The directory of a stage, or of a part of one, under the current configuration."""
         if stage.name not in self._stages:
             inputs = {upstream.name: self.directory(upstream).fingerprint for upstream in stage.inputs}
-            ingredients = {**stage.ingredients(self), "seed": self.config.run.seed}
+            ingredients = {**stage.ingredients(self), "seed": self.config.run.seed, "core": srum_plugins.__version__}
             if inputs:
                 ingredients["inputs"] = inputs
             self._stages[stage.name] = StageDirectory(self.config.directory, stage.name, ingredients)
         return self._stages[stage.name]
+
+    @cached_property
+    def made_with(self) -> dict[str, str]:
+        """Versions and code of the core and of the plugins that are used (:mod:`srum_plugins.runs.provenance`)."""
+        used = [one.registered.file for choice in self.config.providers.values() for one in choice.each]
+        folders = {Path(file.rpartition(":")[0]).parent for file in used}
+        return made_with([Path(srum_plugins.__file__).parent, *folders])
 
     # --- events ---------------------------------------------------------------------------------------------------
     def listens(self, hook: str) -> bool:
@@ -229,9 +239,10 @@ def run_chunks(
     stage: StageDirectory,
     before: int = 0,
     total: int | None = None,
+    failing: Failing[T] | None = None,
 ) -> None:
     """Make the missing chunks of a stage, which the processes take one by one. ``work`` gets the positions of a chunk
-    and returns its records and the images and tensors that they name.
+    and returns its records and the images and tensors that they name. With ``failing``, records may fail.
 
     ``before`` and ``total`` place these chunks within a stage that has several parts, for progress.
     """
@@ -248,9 +259,17 @@ def run_chunks(
         index = missing[place]
         # Providers draw from the seeds that they are given; one that uses torch's global state is repeatable too, and
         # sees the same before and after training: both are parts of one stage.
-        torch.manual_seed(stable_seed(session.config.run.seed, stage.name, index))
-        records, files = work(shards.items(index))
+        seed = stable_seed(session.config.run.seed, stage.name, index)
+        torch.manual_seed(seed)
+        if failing is None:
+            records, files = work(shards.items(index))
+        else:
+            records, files = attempt(work, shards.items(index), failing, seed)
         shards.write(index, records, files)
+        if failing is not None:
+            failures = [failure for record in records if (failure := failing.read(record)) is not None]
+            if failed := share.add(len(failures), "failed"):
+                check_share(stage.name, failed, shards.total, session.config.run.max_failed, failures)
         if world.main:
             stage.tick()
         advanced(share.add(len(records)))

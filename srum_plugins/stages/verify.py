@@ -86,21 +86,18 @@ def repair(session: Session, findings: Sequence[Finding], say: Callable[[str], N
     """Remove what is damaged, tell ``say`` each file or folder, and write missing manifests anew.
 
     Raises:
-        StageError: the directory is being run.
+        StageError: the run directory is being run.
         StorageError: the disk is read-only.
     """
     with held(session.config.directory, session.world):
-        for part in PARTS:
-            own = [finding for finding in findings if finding.stage == part.name]
-            if not own:
-                continue
-            for path in dict.fromkeys(path for finding in own for path in finding.removed):
-                if path.exists() or path.is_symlink():
-                    with storing(path):
-                        _remove(path)
-                    say(f"removed {path.relative_to(session.config.directory)}")
-            # The manifest follows from the configuration: nothing need run for it.
-            session.directory(part).describe()
+        for path in dict.fromkeys(path for finding in findings for path in finding.removed):
+            if path.exists() or path.is_symlink():
+                with storing(path):
+                    _remove(path)
+                say(f"removed {path.relative_to(session.config.directory)}")
+        for part in PARTS:  # a manifest follows from the configuration: nothing need run for it
+            if any(finding.stage == part.name for finding in findings):
+                session.directory(part).describe(session.made_with)
 
 
 def _findings(session: Session, part: Part, seen: Seen) -> Iterator[Finding]:
@@ -152,7 +149,7 @@ def _absent(session: Session, directory: StageDirectory, part: Part) -> Iterator
     """The files of a stage that must be there and are not: its manifest from the first moment, its outcomes when it is
     complete, and its done.json when a stage that reads it has begun."""
     folder = directory.path
-    begun = any(path.name != "lock" and not path.name.startswith(ASIDE) for path in folder.iterdir())
+    begun = any(not path.name.startswith(ASIDE) for path in folder.iterdir())
     wanted = [MANIFEST] if begun else []
     if (folder / DONE).exists():
         wanted += OUTCOMES.get(part.name, ())

@@ -10,6 +10,7 @@ import json
 import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from srum_plugins.config import TrainSection
 from srum_plugins.errors import CheckpointError, DamagedError
-from srum_plugins.runs.files import begin_folder, commit_folder, storing, write_bytes
+from srum_plugins.runs.files import begun_folder, commit_folder, storing, write_bytes
 from srum_plugins.runs.store import StageDirectory
 from srum_plugins.runs.sums import check_folder
 from srum_plugins.training.optimizers import restore_state, state_tensors
@@ -38,7 +39,6 @@ def checkpoints(directory: StageDirectory) -> list[tuple[int, Path]]:
 def save(directory: StageDirectory, state: TrainingState, done: int, settings: TrainSection, world: World) -> Path:
     """Write the state after ``done`` steps durably, all processes together, then drop what is not to be kept."""
     folder = directory.path / "checkpoints" / f"step-{done:06d}"
-    aside = Path(world.tell("checkpoint begun", lambda: str(begin_folder(folder))))
     own = "" if world.size == 1 else f"-{world.rank}-of-{world.size}"
     parts: dict[str, Mapping[str, Tensor]] = {
         "parameters": state.moved,
@@ -46,14 +46,17 @@ def save(directory: StageDirectory, state: TrainingState, done: int, settings: T
     }
     if state.average:
         parts["average"] = state.average
-    with storing(folder):
+    with storing(folder), ExitStack() as stack:
+        begun = stack.enter_context(begun_folder(folder)) if world.main else None
+        aside = Path(world.tell("checkpoint begun", lambda: str(begun)))
         for name, tensors in parts.items():
             save_file(_saved(tensors, world), aside / f"{name}{own}.safetensors")
         if world.main:  # metrics are part of the checkpoint, so that a resumed run has all of them and none twice
             shutil.copyfile(directory.path / METRICS, aside / METRICS)
-    world.meet("checkpoint written")
+        world.meet("checkpoint written")
+        if world.main:
+            commit_folder(aside, folder)
     if world.main:
-        commit_folder(aside, folder)
         drop(directory, settings)
     world.meet("checkpoint saved")
     return folder

@@ -1,0 +1,51 @@
+"""What a stage was made with is noted, and going on with other code is said."""
+
+import json
+from pathlib import Path
+
+import pytest
+from engine_fixtures import toy_host, toy_run
+
+from srum_plugins import hookimpl
+from srum_plugins.runs import provenance
+from srum_plugins.runs.provenance import code_digest, made_with
+
+
+def test_the_digest_is_that_of_the_code_wherever_it_lies(tmp_path: Path) -> None:
+    for place in ("here", "there"):
+        (tmp_path / place / "plugin").mkdir(parents=True)
+        (tmp_path / place / "plugin/a.py").write_text("x = 1\n")
+        (tmp_path / place / "plugin/notes.txt").write_text(place)
+    here, there = (code_digest([tmp_path / place / "plugin"]) for place in ("here", "there"))
+    assert here == there
+    (tmp_path / "there/plugin/a.py").write_text("x = 2\n")
+    assert code_digest([tmp_path / "there/plugin"]) != here
+    (tmp_path / "here/plugin/a.py").rename(tmp_path / "here/plugin/b.py")
+    assert code_digest([tmp_path / "here/plugin"]) != here
+
+
+def test_a_manifest_notes_versions_and_code_and_a_stage_that_goes_on_with_others_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stop:
+        @hookimpl
+        def srum_stage_advanced(self, done: int) -> None:
+            if done == 5:
+                raise KeyboardInterrupt
+
+    host = toy_host()
+    host.register(Stop(), "stop")
+    with pytest.raises(KeyboardInterrupt):
+        toy_run(tmp_path, host=host)
+    (manifest,) = (tmp_path / "run/stages/generate").glob("*/manifest.json")
+    noted = json.loads(manifest.read_text())["made_with"]
+    assert {"python", "torch", "code"} <= noted.keys()
+    assert not any("goes on" in line for line in toy_run(tmp_path, only="generate"))
+    assert toy_run(tmp_path, only="generate")[0].startswith("nothing to do")
+
+    (manifest.parent / "done.json").unlink()
+    monkeypatch.setattr(provenance, "version", lambda name: "9.9")
+    said = toy_run(tmp_path, only="generate")
+    assert said[0].startswith("generate goes on with what was begun otherwise: ")
+    assert f"torch was {noted['torch']}, is 9.9" in said[0]
+    assert made_with([])["torch"] == "9.9"
