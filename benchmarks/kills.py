@@ -1,4 +1,4 @@
-"""Kill a run a hundred times: python benchmarks/kills.py [--kills 50] [--processes 1 2] [CONFIG] [KEY=VALUE ...]
+"""Kill a run a hundred times: python benchmarks/kills.py [CONFIG] [KEY=VALUE ...] [--kills 50] [--processes 1 2]
 
 Every stage is a command of its own, alone or under torchrun. At a random moment after it has taken the run directory
 one of its processes is killed (SIGKILL), and the same command goes on from there with a random number of processes;
