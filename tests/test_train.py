@@ -26,7 +26,7 @@ from srum_plugins.providers import Provider
 from srum_plugins.records import Prompt
 from srum_plugins.stages import train
 from srum_plugins.stages.session import Session
-from srum_plugins.training.checkpoints import checkpoints, resume
+from srum_plugins.training.checkpoints import best, checkpoints, dropped, resume
 from srum_plugins.training.dataset import Dataset
 from srum_plugins.training.state import TrainingState
 
@@ -160,6 +160,39 @@ def test_training_moves_the_trained_half_only_and_its_metrics_are_complete(strai
     adapter.load_trained(folder / "weights")
     assert not torch.equal(before, adapter.model.palette)
     assert adapter.understanding_digest() == digest
+
+
+@given(
+    losses=st.lists(st.integers(0, 4), min_size=1, max_size=20),
+    every=st.integers(1, 4),
+    keep=st.integers(1, 3),
+    sign=st.sampled_from(["", "-"]),
+    data=st.data(),
+)
+def test_the_best_checkpoint_is_the_same_whatever_was_dropped_before(
+    losses: list[int], every: int, keep: int, sign: str, data: st.DataObject
+) -> None:
+    rows = [{"step": step, "loss": float(loss)} for step, loss in enumerate(losses)]
+    places = sorted({*range(every, len(losses) + 1, every), len(losses)})
+    saved = [(done, Path(f"step-{done:06d}")) for done in places]
+    settings = TrainSection(keep=keep, keep_best=f"{sign}loss", checkpoint_every=every)
+    winner = best(saved, rows, f"{sign}loss", every)
+    gone = dropped(saved, rows, settings)
+    assert not {winner, *(folder for _, folder in saved[-keep:])} & set(gone)
+    assert len(saved) - len(gone) <= keep + 1
+    part = data.draw(st.sets(st.sampled_from(gone))) if gone else set()
+    left = [(done, folder) for done, folder in saved if folder not in part]
+    assert best(left, rows, f"{sign}loss", every) == winner
+    assert dropped(left, rows, settings) == [folder for folder in gone if folder not in part]
+
+
+def test_a_run_drops_the_checkpoints_that_a_killed_one_had_no_time_to_drop(straight: Path, tmp_path: Path) -> None:
+    shutil.copytree(straight / "run", tmp_path / "run")
+    (folder,) = (tmp_path / "run/stages/train").glob("*/")
+    (folder / "done.json").unlink()
+    (folder / "checkpoints/step-000003").mkdir()  # emptied already
+    toy_run(tmp_path)
+    assert contents(tmp_path / "run") == contents(straight / "run")
 
 
 def test_checkpoints_more_often_give_the_same_weights(straight: Path, tmp_path: Path) -> None:
