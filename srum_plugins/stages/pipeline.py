@@ -58,29 +58,30 @@ def run(
         StageError: a stage before ``only`` is missing or stale, a stage cannot run, or another process has failed.
         SrumError: whatever else keeps a stage from running; see :mod:`srum_plugins.errors`.
     """
-    chosen = [stage for stage in STAGES if only in (None, stage.name)]
-    gate.check(
-        config.providers[Kind.ADAPTER].registered,
-        _others(config),
-        [stage.name for stage in chosen],
-        ground=config.ground,
-        host=host,
-    )
-    if any(stage is train.STAGE for stage in chosen):
-        adapter = config.providers[Kind.ADAPTER]
-        gate.check_optimizer(adapter.registered, adapter.options, config.training, config.train)
-        gate.check_latents(adapter.registered, adapter.options, config.train)
-        gate.check_world(adapter.registered, config.train, 1 if world is None else world.size)
-    session = Session(config, host, world)
-    world = session.world
+    world = world or World()
     try:
+        chosen = [stage for stage in STAGES if only in (None, stage.name)]
+        _check(config, host, chosen, world)
+        session = Session(config, host, world)
         _agree(session)
         if only is not None:
             _require_inputs(session, chosen[0])
         return _run_stages(session, chosen, say if world.main else lambda text: None, start)
     except BaseException as error:
+        if isinstance(error, RuntimeError):  # such as of a collective that lost a process, which may have said why
+            world.check()
         world.fail(error)
         raise
+
+
+def _check(config: RunConfig, host: PluginHost, chosen: Sequence[Stage], world: World) -> None:
+    """Refuse what cannot run to its end; see :mod:`srum_plugins.gate`."""
+    adapter = config.providers[Kind.ADAPTER]
+    gate.check(adapter.registered, _others(config), [stage.name for stage in chosen], ground=config.ground, host=host)
+    if any(stage is train.STAGE for stage in chosen):
+        gate.check_optimizer(adapter.registered, adapter.options, config.training, config.train)
+        gate.check_latents(adapter.registered, adapter.options, config.train)
+        gate.check_world(adapter.registered, config.train, world.size)
 
 
 def _run_stages(
