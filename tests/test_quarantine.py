@@ -209,6 +209,23 @@ def test_doing_again_that_was_interrupted_goes_on(tmp_path: Path) -> None:
     assert toy_backend.calls["judge"] == 3
 
 
+def test_a_run_that_was_killed_at_its_very_end_has_nothing_left_to_do_again(tmp_path: Path) -> None:
+    from srum_plugins.runs import redo
+    from srum_plugins.stages.pipeline import run
+
+    toy_run(tmp_path)
+    session = Session(toy_config(tmp_path), toy_host())
+    redo.put_aside(tmp_path / "run", "judge", [session.directory(judge.STAGE)], lambda line: None)
+    toy_run(tmp_path)
+    assert not (tmp_path / "run" / redo.NOTE).exists()
+    redo.put_aside(tmp_path / "run", "evaluate", [], lambda line: None)  # the note, and all is complete
+    toy_run(tmp_path)
+    assert not (tmp_path / "run" / redo.NOTE).exists()
+    toy_backend.calls.clear()
+    run(toy_config(tmp_path), toy_host(), say=lambda line: None, start="judge")
+    assert toy_backend.calls["judge"] == 3
+
+
 def test_from_is_a_stage_of_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         cli.main(["run", str(tmp_path / "toy.yaml"), "--from", "judging"])

@@ -50,6 +50,11 @@ def _unused(path: Path) -> Path:
     return next(aside for name in numbers if not (aside := path.with_name(name)).exists())
 
 
+def redoing(directory: Path) -> bool:
+    """Whether something is being done again."""
+    return (directory / NOTE).exists()
+
+
 def finished(directory: Path) -> None:
     """What was to be done again is done."""
     with storing(directory / NOTE):

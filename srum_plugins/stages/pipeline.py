@@ -22,7 +22,7 @@ from srum_plugins.report import rows
 from srum_plugins.runs.files import clean, read_sealed, storing, write_if_different
 from srum_plugins.runs.fingerprint import SHORT
 from srum_plugins.runs.lock import held
-from srum_plugins.runs.redo import finished, put_aside
+from srum_plugins.runs.redo import finished, put_aside, redoing
 from srum_plugins.runs.store import StageDirectory
 from srum_plugins.stages import evaluate, generate, ground, judge, reward, train
 from srum_plugins.stages.quarantine import told
@@ -138,7 +138,7 @@ def _again(start: str) -> list[Part]:
 
 def _all_done(session: Session, chosen: Sequence[Stage], settings: bytes) -> bool:
     directories = [session.directory(stage) for stage in chosen]
-    if not all(directory.complete for directory in directories):
+    if redoing(session.config.directory) or not all(directory.complete for directory in directories):
         return False
     files = _outcome(session, settings)
     for directory in directories:
