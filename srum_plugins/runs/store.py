@@ -121,8 +121,8 @@ class StageDirectory:
         return float(read_sealed(path)["seconds"]) if path.exists() else 0.0
 
     def tick(self, least: float = 0.0) -> None:
-        """Add the time since the last tick, or since the stage was opened, to :meth:`seconds`, if it is at least so many
-        seconds: flushing a file takes time too."""
+        """Add the time since the last tick, or since the stage was opened, to :meth:`seconds`, if it is at least
+        ``least`` seconds: flushing a file takes time too."""
         now = time.monotonic()
         if now - self._clock < least:
             return
