@@ -63,7 +63,8 @@ def run_page(session: Session, summary: Mapping[str, Any]) -> str:
             "`srum run` with the same arguments makes it"
         )
     missing = [part.name for part in PARTS if part.name not in done]
-    facts = [f"arm {config.arm}", f"seed {config.run.seed}", f"config {session.info.config_hash[:SHORT]}"]
+    used = [f"{kind.value} {'+'.join(choice.members) or choice.name}" for kind, choice in config.providers.items()]
+    facts = [*used, f"seed {config.run.seed}"]
     if missing:
         facts.append(f"not complete: {', '.join(missing)}")
     return page(f"{config.run.name}: {config.arm}", facts, run_sections(session, summary, done))
@@ -73,7 +74,7 @@ def run_sections(session: Session, summary: Mapping[str, Any], done: set[str]) -
     """The sections of a run of which the stages ``done`` are complete."""
     found = []
     if summary:
-        found += [sections.headline(summary), *galleries(session), sections.results(rows(summary))]
+        found += [sections.headline(summary), *galleries(session)]
     if {"generate", "ground", "judge", "reward"} <= done:
         found.append(
             sections.rewards(
@@ -82,6 +83,8 @@ def run_sections(session: Session, summary: Mapping[str, Any], done: set[str]) -
                 "they differ most. The map is what training weighs each token with.",
             )
         )
+    if summary:
+        found.append(sections.results(rows(summary)))
     if "train" in done:
         directory = session.directory(train.STAGE)
         found.append(sections.curves({session.config.run.name: read_metrics(directory)}))
@@ -130,14 +133,12 @@ def galleries(session: Session) -> list[Section]:
     ]
     if changed:
         shown = evaluate.in_turn(after, changed, SHOWN)
-        gained = sum(
-            (after[index].values.get("full") or 0) > (before[index].values.get("full") or 0) for index in changed
-        )
+        gained = sum(after[index].values.get("full", 0.0) > before[index].values.get("full", 0.0) for index in changed)
         found.append(
             sections.gallery(
                 "Changed verdicts",
                 strips(shown),
-                f"{gained} prompts are met now and were not, {len(changed) - gained} the other way; {len(shown)} of them.",
+                f"For the better: {gained}; for the worse: {len(changed) - gained}. Shown: {len(shown)}.",
                 key="changed",
                 folded=True,
             )

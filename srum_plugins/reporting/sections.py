@@ -1,7 +1,7 @@
 """The sections of a page, made of plain data: of one run, or of several beside one another.
 
-Each function returns a :class:`Section` that a macro of ``templates/sections.html.j2`` shows. All text is given as it is;
-the templates escape it.
+Each function returns a :class:`Section` that a macro of ``templates/sections.html.j2`` shows. All text is given as it
+is; the templates escape it.
 """
 
 from __future__ import annotations
@@ -199,11 +199,7 @@ def costs(stages: Sequence[Cost]) -> Section:
             "stage": one.stage,
             "time": duration(one.seconds),
             "share": 100 * one.seconds / total if total else 0.0,
-            "tokens": "not counted"
-            if one.tokens is None
-            else f"{one.tokens:,}".replace(",", " ")
-            if one.tokens
-            else "",
+            "tokens": _count(one.tokens),
         }
         for one in stages
     ]
@@ -248,7 +244,11 @@ def _number(value: float | None, form: str = ".3f") -> str:
     if value is None:
         return "–"
     text = f"{value:{form}}"
-    return text.replace("-", "−")
+    return text.lstrip("+-") if float(text) == 0 else text.replace("-", "−")
+
+
+def _count(tokens: int | None) -> str:
+    return "not counted" if tokens is None else f"{tokens:,}".replace(",", " ") if tokens else ""
 
 
 def _value(value: Any) -> str:
@@ -289,7 +289,7 @@ def _plot(row: Mapping[str, Any], most: float) -> dict[str, str] | None:
 
 
 def _shot(shot: Shot, prompt: str) -> dict[str, Any]:
-    met = {True: "prompt met", False: "prompt not met", None: ""}[shot.met]
+    met = {True: "met", False: "not met", None: ""}[shot.met]
     return {
         "label": shot.label,
         "uri": data_uri(shot.image),
@@ -342,11 +342,8 @@ def _region(number: int, region: Region, score: Score | Failure) -> dict[str, An
 
 def _score(score: Score | Failure) -> dict[str, str]:
     if isinstance(score, Failure):
-        return {
-            "value": "failed",
-            "kind": "failed",
-            "reason": _cut(": ".join(filter(None, (score.cause, score.detail)))),
-        }
+        why = ": ".join(filter(None, (score.cause, score.detail)))
+        return {"value": "failed", "kind": "failed", "reason": _cut(why)}
     value = _number(score.value, "+.2f" if score.value < 0 else ".2f")
     spread = "" if score.spread is None else f" (judges {score.spread:.2f} apart)"
     kind = "low" if score.value < 0 else "high" if score.value > 0 else "zero"

@@ -142,11 +142,8 @@ def _all_done(session: Session, chosen: Sequence[Stage], settings: bytes) -> boo
     directories = [session.directory(stage) for stage in chosen]
     if not all(directory.complete for directory in directories):
         return False
-    if (
-        session.config.run.report
-        and summary_of(session)
-        and not (session.config.directory / run_report.REPORT).exists()
-    ):
+    report = session.config.directory / run_report.REPORT
+    if session.config.run.report and session.directory(evaluate.STAGE).complete and not report.exists():
         return False
     files = _outcome(session, settings)
     for directory in directories:
