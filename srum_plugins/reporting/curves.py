@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib import rc_context
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
@@ -55,9 +54,9 @@ def curve_svg(lines: Sequence[tuple[Sequence[float], Sequence[float]]], name: st
         axes.grid(axis="y", color=_INK, alpha=0.12, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
         axes.spines[["bottom", "left"]].set_color(_INK)
-        buffer = io.StringIO()
-        FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None, "Format": None})
-    return _in_page(buffer.getvalue())
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    return _in_page(buffer.getvalue().decode())
 
 
 def _thinned(steps: NDArray[np.float64], values: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
@@ -74,7 +73,6 @@ def _in_page(svg: str) -> str:
     """The element alone, with no size, background or style of its own, in colours that the page defines."""
     svg = _NOT_SHOWN.sub("", svg[svg.index("<svg") :])
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # several charts would have the same ids
-    svg = re.sub(r'<g>\s*<path d="[^"]*"\s*style="fill: #ffffff[^"]*"\s*/>\s*</g>', "", svg)
     svg = re.sub(r' (?:width|height)="[\d.]+pt"', "", svg, count=2)
     svg = re.sub(r' (?:xmlns(?::xlink)?|version)="[^"]*"', "", svg).replace("xlink:href", "href")
     svg = re.sub(r" font-family: [^;\"]*;", "", svg).replace(_INK, "currentColor")

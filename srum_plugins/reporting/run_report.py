@@ -13,7 +13,6 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from srum_plugins.errors import StageError
-from srum_plugins.records import total
 from srum_plugins.report import rows
 from srum_plugins.reporting import sections
 from srum_plugins.reporting.page import page
@@ -181,11 +180,11 @@ def stage_costs(session: Session, done: set[str]) -> list[Cost]:
     """The time of each complete stage, and the tokens of the judge."""
     found = []
     for part in PARTS:
-        if part.name not in done:
+        if part.name not in done or part is evaluate.BASELINE:  # the time of evaluate has that of its baseline
             continue
         directory = session.directory(part)
-        counts = [read_sealed(path)["tokens"] for path in sorted(directory.path.glob("cost-*.json"))]
-        found.append(Cost(part.name, directory.seconds(), total(counts)))
+        tokens = [read_sealed(path)["tokens"] for path in sorted(directory.path.glob("cost-*.json"))]
+        found.append(Cost(part.name, directory.seconds(), tokens))
     return found
 
 

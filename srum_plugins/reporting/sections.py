@@ -14,7 +14,7 @@ from typing import Any
 from PIL import Image
 
 from srum_plugins import report
-from srum_plugins.records import Failure, Region, Score
+from srum_plugins.records import Failure, Region, Score, total
 from srum_plugins.reporting.curves import curve_svg
 from srum_plugins.reporting.inline import LOSSLESS, data_uri, mask_uri, weights_uri
 from srum_plugins.rewards.maps import RewardMap, mask_array
@@ -86,12 +86,12 @@ class Failed:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a stage took. ``tokens`` are those that judges wrote: None where nobody counted them, 0 if no model was
-    asked to write."""
+    """What a stage took. ``tokens`` are those that a judge wrote, by chunk, None where nobody counted them; empty of a
+    stage without a judge."""
 
     stage: str
     seconds: float
-    tokens: int | None = 0
+    tokens: Sequence[int | None] = ()
 
 
 @dataclass(frozen=True)
@@ -148,8 +148,8 @@ def curves(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> Section:
         held = {name: rows for name, rows in held.items() if rows}
         lines = [([row["step"] for row in rows], [row[metric] for row in rows]) for rows in held.values()]
         ends = [
-            f"{name + ' ' if len(held) > 1 else ''}{line[1][0]:.4g} to {line[1][-1]:.4g}"
-            for name, line in zip(held, lines, strict=True)
+            f"{name + ' ' if len(held) > 1 else ''}{_number(values[0], '.4g')} to {_number(values[-1], '.4g')}"
+            for name, (_, values) in zip(held, lines, strict=True)
         ]
         charts.append({"name": metric, "svg": curve_svg(lines, f"chart-{place}"), "ends": "; ".join(ends)})
     legend = list(runs) if len(runs) > 1 else []
@@ -193,17 +193,17 @@ def quarantine(failed: Sequence[Failed]) -> Section:
 
 def costs(stages: Sequence[Cost]) -> Section:
     """The time that each stage took, with its share, and the tokens that judges wrote."""
-    total = sum(one.seconds for one in stages)
+    seconds = sum(one.seconds for one in stages)
     shown = [
         {
             "stage": one.stage,
             "time": duration(one.seconds),
-            "share": 100 * one.seconds / total if total else 0.0,
-            "tokens": _count(one.tokens),
+            "share": 100 * one.seconds / seconds if seconds else 0.0,
+            "tokens": _count(one.tokens) if one.tokens else "",
         }
         for one in stages
     ]
-    return Section("cost", "Cost", "costs", {"rows": shown, "total": duration(total)})
+    return Section("cost", "Cost", "costs", {"rows": shown, "total": duration(seconds)})
 
 
 def made(config: str, versions: Mapping[str, str], stages: Sequence[Made]) -> Section:
@@ -247,8 +247,9 @@ def _number(value: float | None, form: str = ".3f") -> str:
     return text.lstrip("+-") if float(text) == 0 else text.replace("-", "−")
 
 
-def _count(tokens: int | None) -> str:
-    return "not counted" if tokens is None else f"{tokens:,}".replace(",", " ") if tokens else ""
+def _count(tokens: Sequence[int | None]) -> str:
+    count = total(tokens)
+    return "not counted" if count is None else f"{count:,}".replace(",", " ")
 
 
 def _value(value: Any) -> str:
