@@ -410,7 +410,7 @@ def test_in_a_browser_nothing_is_broken_or_wider_than_the_window(
 ) -> None:
     session = Session(toy_config(folder, "judge.fail_every=2"), toy_host())
     found = measured(run_page(session, summary_of(session)), width)
-    assert found["width"] <= width and found["out"] == []
+    assert (found["out"], found["width"] <= width) == ([], True)
     assert found["broken"] == 0 and found["images"] >= 16 and found["sections"] >= 8
     colours = found["shot"].getcolors(maxcolors=width * 900)
     assert colours is not None and len(colours) > 100  # letters, images and lines, not a blank page
@@ -418,4 +418,4 @@ def test_in_a_browser_nothing_is_broken_or_wider_than_the_window(
 
 def test_in_a_browser_long_words_do_not_widen_a_phone(measured: Callable[[str, int], dict[str, Any]]) -> None:
     found = measured(page("w" * 200, ["w" * 200], every_section("w" * 200)), 360)
-    assert found["width"] <= 360 and found["out"] == []
+    assert (found["out"], found["width"] <= 360) == ([], True)

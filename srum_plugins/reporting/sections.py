@@ -171,6 +171,7 @@ def monitors(rows: Sequence[Mapping[str, Any]]) -> Section:
                 "name": name,
                 "first": _value(readings[0]["value"]),
                 "last": _value(readings[-1]["value"]),
+                "numbers": all(isinstance(one["value"], int | float) for one in (readings[0], readings[-1])),
                 "count": len(readings),
                 "level": level or "well",
                 "since": "" if not crossed or crossed[0].get("step") is None else f"from step {crossed[0]['step']}",
