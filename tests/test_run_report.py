@@ -46,6 +46,7 @@ from srum_plugins.reporting.sections import (
     duration,
     gallery,
     headline,
+    label_places,
     made,
     monitors,
     quarantine,
@@ -234,6 +235,25 @@ def test_monitors_show_the_worst_level_first_and_from_when() -> None:
     assert [(row["name"], row["level"]) for row in data] == [("drift", "stop"), ("calm", "well")]
     assert (data[0]["first"], data[0]["last"], data[0]["count"]) == ("0.1", "0.25", 3)
     assert (data[0]["since"], data[0]["message"]) == ("from step 10", "too far")
+
+
+@given(
+    st.lists(st.tuples(*[st.integers(0, 90)] * 2, *[st.integers(1, 10)] * 2), min_size=1, max_size=8),
+    st.floats(0.5, 8),
+)
+def test_the_number_of_a_region_stands_at_a_corner_of_it_inside_the_image(
+    corners: list[tuple[int, int, int, int]], radius: float
+) -> None:
+    boxes = [Box(x, y, x + width, y + height) for x, y, width, height in corners]
+    places = label_places(boxes, (100, 100), radius)
+    for box, (x, y) in zip(boxes, places, strict=True):
+        assert radius <= x <= 100 - radius and radius <= y <= 100 - radius
+        assert min(abs(x - box.x0), abs(x - box.x1)) <= radius and min(abs(y - box.y0), abs(y - box.y1)) <= radius
+
+
+def test_numbers_of_regions_with_a_common_corner_are_both_seen() -> None:
+    first, second = label_places([Box(0, 0, 50, 50), Box(0, 0, 80, 30)], (100, 100), 5)
+    assert first == (5, 5) and second == (80, 5)
 
 
 def test_tokens_that_nobody_counted_are_not_zero() -> None:

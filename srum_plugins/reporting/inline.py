@@ -31,11 +31,12 @@ def weights_uri(weights: NDArray[np.floating]) -> str:
     return _uri(Image.fromarray(diverging(weights)), "png", optimize=True)
 
 
-def mask_uri(pixels: NDArray[np.bool_]) -> str:
-    """A mask (h, w) as an image that is black and half transparent where it is set."""
-    alpha = np.where(pixels, 128, 0).astype(np.uint8)
-    black = np.zeros_like(alpha)
-    return _uri(Image.fromarray(np.stack([black, alpha], axis=-1), "LA"), "png", optimize=True)
+def mask_uri(pixels: NDArray[np.bool_], score: float) -> str:
+    """A mask (h, w) as an image in the strong colour of a score's sign, half transparent where the mask is set."""
+    colour = diverging(np.array(np.sign(score)))
+    painted = np.zeros((*pixels.shape, 4), np.uint8)
+    painted[pixels] = (*colour, 128)
+    return _uri(Image.fromarray(painted), "png", optimize=True)
 
 
 def _uri(image: Image.Image, kind: str, **options: bool | int) -> str:

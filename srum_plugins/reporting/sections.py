@@ -6,6 +6,7 @@ is; the templates escape it.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from typing import Any
 from PIL import Image
 
 from srum_plugins import report
-from srum_plugins.records import Failure, Region, Score, total
+from srum_plugins.records import Box, Failure, Region, Score, total
 from srum_plugins.reporting.curves import curve_svg
 from srum_plugins.reporting.inline import LOSSLESS, data_uri, mask_uri, weights_uri
 from srum_plugins.rewards.maps import RewardMap, mask_array
@@ -304,11 +305,30 @@ def _shot(shot: Shot, prompt: str) -> dict[str, Any]:
     }
 
 
+def label_places(boxes: Sequence[Box], size: tuple[int, int], radius: float) -> list[tuple[float, float]]:
+    """Where the number of each box stands: the middle of a disc of this radius inside an image of ``size`` (width,
+    height), at the first corner of its box where it hides no number before it, or else at the freest."""
+    places: list[tuple[float, float]] = []
+    for box in boxes:
+        corners = [
+            (min(max(x, radius), size[0] - radius), min(max(y, radius), size[1] - radius))
+            for y in (box.y0, box.y1)
+            for x in (box.x0, box.x1)
+        ]
+        # what is further than a diameter is free, so that the first of such corners wins
+        free = [min([math.dist(corner, place) for place in places] + [2 * radius]) for corner in corners]
+        places.append(corners[free.index(max(free))])
+    return places
+
+
 def _card(card: Card) -> dict[str, Any]:
+    unit = max(card.image.size) / 100
+    radius = 5.5 * unit
+    places = label_places([region.box for region in card.regions], card.image.size, radius)
     weights = card.map.tokens(*card.grid).numpy()
     regions = [
-        _region(number, region, score)
-        for number, (region, score) in enumerate(zip(card.regions, card.local, strict=True), start=1)
+        {**_region(number, region, score), "at": place}
+        for number, (region, score, place) in enumerate(zip(card.regions, card.local, places, strict=True), start=1)
     ]
     return {
         "title": card.title,
@@ -316,10 +336,11 @@ def _card(card: Card) -> dict[str, Any]:
         "uri": data_uri(card.image),
         "width": card.image.width,
         "height": card.image.height,
-        "unit": max(card.image.size) / 100,
+        "unit": unit,
         "pixels": max(card.image.size) <= LOSSLESS,
         "alpha": _score(card.alpha),
         "regions": regions,
+        "radius": radius,
         "weights": weights_uri(weights),
         "range": f"{_number(float(weights.min()), '+.2f')} to {_number(float(weights.max()), '+.2f')}",
         "grid": f"{card.grid[0]} × {card.grid[1]}",
@@ -329,7 +350,7 @@ def _card(card: Card) -> dict[str, Any]:
 
 
 def _region(number: int, region: Region, score: Score | Failure) -> dict[str, Any]:
-    box = region.box
+    box, value = region.box, score.value if isinstance(score, Score) else 0.0
     return {
         "number": number,
         "phrase": region.phrase or "region",
@@ -337,7 +358,7 @@ def _region(number: int, region: Region, score: Score | Failure) -> dict[str, An
         "y": box.y0,
         "width": box.x1 - box.x0,
         "height": box.y1 - box.y0,
-        "mask": mask_uri(mask_array(region.mask)) if region.mask else "",
+        "mask": mask_uri(mask_array(region.mask), value) if region.mask else "",
         **_score(score),
     }
 
