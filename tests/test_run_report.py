@@ -334,6 +334,27 @@ def test_the_second_run_does_nothing_unless_the_report_is_gone(folder: Path) -> 
     assert toy_backend.calls["load"] == 0
 
 
+def test_no_report_of_another_configuration_stays(tmp_path: Path) -> None:
+    path = tmp_path / "run/report.html"
+    toy_run(tmp_path, "run.report=true")
+    assert "toy-maps+srum" in path.read_text()
+    toy_run(tmp_path, "run.report=true", "aggregator=toy-flat")
+    assert "toy-flat+srum" in path.read_text() and "toy-maps+srum" not in path.read_text()
+    toy_run(tmp_path)
+    assert not path.exists()
+
+
+def test_the_page_of_the_docs_is_made_as_they_say() -> None:
+    text = (Path(__file__).parents[1] / "docs/report.md").read_text()
+    (code,) = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    given = {"before": image(), "one": image(), "two": image(), "prompt": "a tile", "summary_of_paired": summary("x")}
+    steps = [{"step": 0.0, "loss": 1.0}, {"step": 1.0, "loss": 0.5}]
+    found: dict[str, Any] = {**given, "metrics_of_srum": steps, "metrics_of_paired": steps}
+    exec(compile(code, "docs/report.md", "exec"), found)
+    check_alone(Page(found["html"]))
+    assert [entry["id"] for entry in Page(found["html"]).of("section")] == ["images", "paired", "training"]
+
+
 def test_monitors_are_read_from_the_training_if_there_are_any(folder: Path) -> None:
     session = Session(toy_config(folder, "judge.fail_every=2"), toy_host())
     readings = next((folder / "run/stages/train").glob("*/metrics.jsonl")).with_name("monitors.jsonl")

@@ -7,7 +7,6 @@ from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from srum_plugins.reporting.curves import SERIES
 from srum_plugins.reporting.sections import Section
 
 
@@ -26,4 +25,4 @@ def page(title: str, facts: Sequence[str], sections: Sequence[Section]) -> str:
     """The sections in this order as one HTML document that needs no network and no script. ``facts`` stand below the
     title."""
     template = _environment().get_template("page.html.j2")
-    return template.render(title=title, facts=facts, sections=sections, series=SERIES)
+    return template.render(title=title, facts=facts, sections=sections)

@@ -16,7 +16,7 @@ from PIL import Image
 
 from srum_plugins import report
 from srum_plugins.records import Box, Failure, Region, Score, total
-from srum_plugins.reporting.curves import curve_svg
+from srum_plugins.reporting.curves import SERIES, curve_svg
 from srum_plugins.reporting.inline import LOSSLESS, data_uri, mask_uri, weights_uri
 from srum_plugins.rewards.maps import RewardMap, mask_array
 
@@ -153,7 +153,7 @@ def curves(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> Section:
             for name, (_, values) in zip(held, lines, strict=True)
         ]
         charts.append({"name": metric, "svg": curve_svg(lines, f"chart-{place}"), "ends": "; ".join(ends)})
-    legend = list(runs) if len(runs) > 1 else []
+    legend = [(place % SERIES, name) for place, name in enumerate(runs)] if len(runs) > 1 else []
     return Section("training", "Training", "curves", {"charts": charts, "legend": legend})
 
 

@@ -102,6 +102,8 @@ def _run_stages(
             if not summary_of(session):  # what is there is of another configuration, and stays with its evaluation
                 with storing(config.directory / "summary.json"):
                     (config.directory / "summary.json").unlink(missing_ok=True)
+            with storing(config.directory / run_report.REPORT):  # written anew at the end, if it is wanted
+                (config.directory / run_report.REPORT).unlink(missing_ok=True)
             write_if_different(config.directory / "config.yaml", settings)
         try:
             hook.srum_run_started(run=session.info)
