@@ -38,7 +38,7 @@ from srum_rubric.wording import GLOBAL
 
 from srum_plugins.config import load
 from srum_plugins.contracts import GREEDY, Answer, Decoding, ModelAdapter, Question
-from srum_plugins.errors import ConfigError
+from srum_plugins.errors import ConfigError, ContractError
 from srum_plugins.host import PluginHost
 from srum_plugins.providers import Kind
 from srum_plugins.records import Failure, Prompt
@@ -484,8 +484,8 @@ def test_without_an_endpoint_the_model_must_be_able_to_answer(tmp_path: Path) ->
         bench_run(tmp_path, "benchmark=file", f"benchmark.path={tmp_path / 'own.txt'}")
 
 
-def test_the_shipped_model_answers_in_another_form_and_no_figure_is_made_up(tmp_path: Path) -> None:
-    """It knows the words of the judge ``rubric`` only, and answers in lines."""
+def test_the_shipped_model_answers_in_another_form_and_no_figure_is_made_up() -> None:
+    """It knows the words of the judge ``rubric``, and no JSON."""
     host = PluginHost.load(entry_points=())
     host.register(srum_shapes.plugin, "shapes")
     provider = host.get(Kind.ADAPTER, "shapes").provider
@@ -495,7 +495,9 @@ def test_the_shipped_model_answers_in_another_form_and_no_figure_is_made_up(tmp_
     verdicts = benchmark.score(prompts, [Image.new("RGB", (32, 32), "red")] * 2, model)
     assert [sorted(verdict.failures) for verdict in verdicts] == [["full"], ["full"]]
     assert all(verdict.values == {} and len(verdict.raw) == 2 for verdict in verdicts)
-    assert all("score" in text for verdict in verdicts for text in verdict.raw)
+    assert all(text for verdict in verdicts for text in verdict.raw)
+    with pytest.raises(ContractError, match="no word 'judge'"):
+        HundredBenchmark(prompts, HundredOptions()).score(prompts[:1], [RED], model)
 
 
 def test_the_documented_configs_are_read(tmp_path: Path) -> None:

@@ -144,9 +144,8 @@ def conclude(session: Session, directory: StageDirectory) -> dict[str, Any]:
     write_sealed(directory.path / "summary.json", summary)
     everything = range(len(after))
     session.picture(directory, "before-after", _sheet(session, before, after, everything))
-    changed = [index for index in everything if before[index].values.get("full") != after[index].values.get("full")]
-    if changed:
-        session.picture(directory, "changed", _sheet(session, before, after, changed))
+    if different := changed(before, after):
+        session.picture(directory, "changed", _sheet(session, before, after, different))
     facts: dict[str, Any] = {"prompts": len(after)}
     facts |= {f"failed_{name}": sum("full" in one.failures for one in side) for name, side in _sides(before, after)}
     for split in splits(summary):
@@ -352,15 +351,25 @@ def _entry(
     }
 
 
+def in_turn(records: Sequence[Measured], indices: Sequence[int], most: int) -> list[int]:
+    """At most so many of the indices: the first of each split and category in turn, so that all are seen."""
+    groups: dict[tuple[str, str], list[int]] = {}
+    for index in indices:
+        groups.setdefault((records[index].split, records[index].category), []).append(index)
+    rounds = range(max((len(group) for group in groups.values()), default=0))
+    return [group[turn] for turn in rounds for group in groups.values() if turn < len(group)][:most]
+
+
+def changed(before: Sequence[Measured], after: Sequence[Measured]) -> list[int]:
+    """The indices of the prompts that have ``full`` on both sides, and not the same."""
+    pairs = [(old.values.get("full"), new.values.get("full")) for old, new in zip(before, after, strict=True)]
+    return [index for index, (old, new) in enumerate(pairs) if None not in (old, new) and old != new]
+
+
 def _sheet(
     session: Session, before: Sequence[Measured], after: Sequence[Measured], indices: Sequence[int]
 ) -> Image.Image:
-    """The first of these prompts of each split and category in turn, so that all are seen."""
-    groups: dict[tuple[str, str], list[int]] = {}
-    for index in indices:
-        groups.setdefault((after[index].split, after[index].category), []).append(index)
-    rounds = range(max(len(group) for group in groups.values()))
-    shown = [group[turn] for turn in rounds for group in groups.values() if turn < len(group)][:SHOWN]
+    shown = in_turn(after, indices, SHOWN)
 
     def pictures(part: Part) -> list[Image.Image]:
         files = images(session, session.directory(part))
