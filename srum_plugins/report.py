@@ -98,11 +98,11 @@ def markdown(summary: Mapping[str, Any]) -> str:
         f"| {' | '.join(HEADERS.values())} |",
         f"|{'|'.join('---' if key == 'what' else '--:' for key in HEADERS)}|",
     ]
-    lines += [f"| {' | '.join(_plain(cell) for cell in _cells(row))} |" for row in rows(summary)]
+    lines += [f"| {' | '.join(plain(cell) for cell in _cells(row))} |" for row in rows(summary)]
     return "\n".join([*lines, "", _footnote(summary), ""])
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text that markdown and HTML take as it is, in one line."""
     for special in "\\`*[]<>|":
         text = text.replace(special, f"\\{special}")

@@ -12,6 +12,9 @@ from srum_plugins.errors import ContractError
 _BATCH = 500  # resamples held in memory at a time
 
 
+NO_CHANGE = "no significant change"
+
+
 @dataclass(frozen=True)
 class Interval:
     """A mean paired difference ``delta`` over ``n`` prompts with its confidence limits, in the unit of the figures."""
@@ -20,6 +23,11 @@ class Interval:
     low: float
     high: float
     n: int
+
+    @property
+    def verdict(self) -> str:
+        """``better`` or ``worse`` where the interval lies above or below 0, and :data:`NO_CHANGE` where it holds 0."""
+        return "better" if self.low > 0 else "worse" if self.high < 0 else NO_CHANGE
 
 
 def paired_bootstrap(

@@ -16,6 +16,7 @@ from PIL import Image
 from srum_plugins import gate
 from srum_plugins.config import RunConfig
 from srum_plugins.errors import ConfigError, StageError
+from srum_plugins.hookspecs import RunInfo
 from srum_plugins.host import PluginHost, Registered
 from srum_plugins.providers import Kind
 from srum_plugins.report import rows
@@ -47,31 +48,22 @@ def run(
     say: Callable[[str], None] = print,
     world: World | None = None,
     start: str | None = None,
+    parent: RunInfo | None = None,
 ) -> dict[str, Any]:
     """Run all stages, or only one whose inputs are complete, and return the run's summary (empty without evaluation).
 
     What is complete for this configuration is reused. If that is everything, nothing is done and ``say`` is told so.
     With ``start`` that stage and those after it are done again; their results so far are put aside.
     With a ``world`` of several processes, each of them calls this; the main one alone calls ``say`` and listeners.
+    ``parent`` is the run that this one is a part of, such as an ablation.
 
     Raises:
         StageError: a stage before ``only`` is missing or stale, a stage cannot run, or another process has failed.
         SrumError: whatever else keeps a stage from running; see :mod:`srum_plugins.errors`.
     """
     chosen = [stage for stage in STAGES if only in (None, stage.name)]
-    gate.check(
-        config.providers[Kind.ADAPTER].registered,
-        _others(config),
-        [stage.name for stage in chosen],
-        ground=config.ground,
-        host=host,
-    )
-    if any(stage is train.STAGE for stage in chosen):
-        adapter = config.providers[Kind.ADAPTER]
-        gate.check_optimizer(adapter.registered, adapter.options, config.training, config.train)
-        gate.check_latents(adapter.registered, adapter.options, config.train)
-        gate.check_world(adapter.registered, config.train, 1 if world is None else world.size)
-    session = Session(config, host, world)
+    check(config, host, chosen, 1 if world is None else world.size)
+    session = Session(config, host, world, parent)
     world = session.world
     try:
         _agree(session)
@@ -81,6 +73,27 @@ def run(
     except BaseException as error:
         world.fail(error)
         raise
+
+
+def check(config: RunConfig, host: PluginHost, stages: Sequence[Stage], size: int) -> None:
+    """Refuse a config that these stages cannot run to their end, in ``size`` processes, before anything is loaded.
+
+    Raises:
+        ConfigError: why, and what to set; see :mod:`srum_plugins.gate`.
+        CapabilityError: the adapter cannot do what a stage or a provider asks of it.
+    """
+    gate.check(
+        config.providers[Kind.ADAPTER].registered,
+        _others(config),
+        [stage.name for stage in stages],
+        ground=config.ground,
+        host=host,
+    )
+    if any(stage is train.STAGE for stage in stages):
+        adapter = config.providers[Kind.ADAPTER]
+        gate.check_optimizer(adapter.registered, adapter.options, config.training, config.train)
+        gate.check_latents(adapter.registered, adapter.options, config.train)
+        gate.check_world(adapter.registered, config.train, size)
 
 
 def _run_stages(
