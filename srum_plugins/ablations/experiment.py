@@ -17,17 +17,19 @@ from PIL import Image
 from srum_plugins.ablations.arms import Arm
 from srum_plugins.ablations.compare import Row, rows
 from srum_plugins.ablations.outcome import Outcome, known, outcome, save, source
-from srum_plugins.ablations.tables import csv_text, markdown
+from srum_plugins.ablations.tables import csv_text, markdown, shown
 from srum_plugins.config import RunConfig, load
 from srum_plugins.errors import ConfigError, SrumError, StageError, StorageError, TrackingError
 from srum_plugins.hookspecs import RunInfo
 from srum_plugins.host import PluginHost
 from srum_plugins.records import Failure
+from srum_plugins.report import splits
 from srum_plugins.runs.files import image_bytes, write_if_different, write_json
 from srum_plugins.runs.fingerprint import fingerprint
 from srum_plugins.stages import evaluate
 from srum_plugins.stages.pipeline import STAGES, check, run
 from srum_plugins.stages.session import Session
+from srum_plugins.stats import Interval
 from srum_plugins.world import World
 
 Key = tuple[str, int]
@@ -247,8 +249,12 @@ def _publish(
 
 
 def _brief(found: Outcome) -> str:
-    splits = {split: entry for split, entry in found.summary.items() if isinstance(entry, Mapping) and "ci95" in entry}
-    return " · ".join(
-        f"{split} {entry['delta']:+.3f} [{entry['ci95'][0]:+.3f}, {entry['ci95'][1]:+.3f}]"
-        for split, entry in splits.items()
-    )
+    """The gain of one arm with one seed, in a line."""
+    if not found.summary:
+        return "the figures before training"
+    told = []
+    for split in splits(found.summary):
+        entry = found.summary[split]
+        low, high = entry["ci95"]
+        told.append(f"{split} {shown(Interval(entry['delta'], low, high, entry['prompts']))}")
+    return " · ".join(told)
