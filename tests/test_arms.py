@@ -12,6 +12,7 @@ from srum_plugins.config import load
 from srum_plugins.errors import ConfigError
 from srum_plugins.host import PluginHost
 from srum_plugins.stages.pipeline import STAGES, check
+from srum_plugins.world import World
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = ROOT / "configs/ablations"
@@ -90,7 +91,7 @@ def test_every_shipped_arm_passes_the_gate_and_no_two_are_alike() -> None:
     seen = {}
     for arm in arms:
         config = load(ROOT / "configs/demo.yaml", arm.overrides, host)
-        check(config, host, STAGES, 1)
+        check(config, host, STAGES, World())
         if arm.trained and arm.name != "paired":  # which is the demo as it is
             assert yaml.safe_dump(config.resolved()) not in seen.values(), arm.name
             seen[arm.name] = yaml.safe_dump(config.resolved())

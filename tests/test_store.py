@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -219,3 +220,16 @@ def test_two_runs_cannot_have_one_directory_and_a_dead_one_holds_nothing(tmp_pat
     holder.join()
     with held(tmp_path, World()):
         assert (tmp_path / "lock").read_text().startswith(f"process {os.getpid()} on ")
+
+
+def test_one_file_may_be_written_by_several_at_once(tmp_path: Path) -> None:
+    """As by threads that ask an endpoint the same, and processes of two machines with the same number."""
+    content = {"request": "the same"}
+
+    def write(name: int) -> None:
+        write_json(tmp_path / f"{name}.json", content)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, [name for name in range(20) for _ in range(8)]))
+    assert {path.name for path in tmp_path.iterdir()} == {f"{name}.json" for name in range(20)}
+    assert all(json.loads(path.read_text()) == content for path in tmp_path.iterdir())

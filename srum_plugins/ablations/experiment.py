@@ -113,7 +113,7 @@ def plan(
             ]
             try:
                 config = configs[arm.name, seed] = load(path, [*arm.overrides, *overrides, *own], host)
-                check(config, host, STAGES, 1)
+                check(config, host, STAGES, World())
             except SrumError as error:
                 raise ConfigError(f"arm {arm.name!r}: {error}") from error
     return Experiment(name, folder, main, tuple(arms), seeds, control, configs)
@@ -255,6 +255,7 @@ def _brief(found: Outcome) -> str:
     told = []
     for split in splits(found.summary):
         entry = found.summary[split]
-        low, high = entry["ci95"]
-        told.append(f"{split} {shown(Interval(entry['delta'], low, high, entry['prompts']))}")
+        if entry["ci95"] is not None:  # there is none where nothing could be measured
+            low, high = entry["ci95"]
+            told.append(f"{split} {shown(Interval(entry['delta'], low, high, entry['prompts']))}")
     return " · ".join(told)

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import re
+import secrets
 import shutil
 import struct
 import warnings
@@ -73,7 +74,7 @@ def write_files(contents: Iterable[tuple[Path, bytes]]) -> None:
     folders: set[Path] = set()
     for path, data in contents:
         folders.add(path.parent)
-        aside = path.with_name(f"{ASIDE}{os.getpid()}-{path.name}")
+        aside = _aside(path)
         with storing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -209,10 +210,9 @@ def begun_folder(path: Path) -> Iterator[Path]:
     Raises:
         StorageError: the disk is full, or may not be written.
     """
-    aside = path.with_name(f"{ASIDE}{os.getpid()}-{path.name}")
+    aside = _aside(path)
     with storing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(aside, ignore_errors=True)
         try:
             aside.mkdir()
             yield aside
@@ -246,6 +246,12 @@ def write_if_different(target: Path, data: bytes) -> None:
     """Write ``data`` atomically unless it is there already."""
     if not (target.exists() and target.read_bytes() == data):
         write_bytes(target, data)
+
+
+def _aside(path: Path) -> Path:
+    """A name beside a path for this one writing of it: threads, and processes of other machines that have the same
+    number there, may write the same file of a cache at once."""
+    return path.with_name(f"{ASIDE}{secrets.token_hex(4)}-{path.name}")
 
 
 def _json(data: Any) -> bytes:

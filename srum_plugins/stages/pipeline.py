@@ -23,7 +23,7 @@ from srum_plugins.report import rows
 from srum_plugins.runs.files import clean, read_sealed, storing, write_if_different
 from srum_plugins.runs.fingerprint import SHORT
 from srum_plugins.runs.lock import held
-from srum_plugins.runs.redo import finished, put_aside
+from srum_plugins.runs.redo import finished, put_aside, redoing
 from srum_plugins.runs.store import StageDirectory
 from srum_plugins.stages import evaluate, generate, ground, judge, reward, train
 from srum_plugins.stages.quarantine import told
@@ -61,39 +61,30 @@ def run(
         StageError: a stage before ``only`` is missing or stale, a stage cannot run, or another process has failed.
         SrumError: whatever else keeps a stage from running; see :mod:`srum_plugins.errors`.
     """
-    chosen = [stage for stage in STAGES if only in (None, stage.name)]
-    check(config, host, chosen, 1 if world is None else world.size)
-    session = Session(config, host, world, parent)
-    world = session.world
+    world = world or World()
     try:
+        chosen = [stage for stage in STAGES if only in (None, stage.name)]
+        check(config, host, chosen, world)
+        session = Session(config, host, world, parent)
         _agree(session)
         if only is not None:
             _require_inputs(session, chosen[0])
         return _run_stages(session, chosen, say if world.main else lambda text: None, start)
     except BaseException as error:
+        if isinstance(error, RuntimeError):  # such as of a collective that lost a process, which may have said why
+            world.check()
         world.fail(error)
         raise
 
 
-def check(config: RunConfig, host: PluginHost, stages: Sequence[Stage], size: int) -> None:
-    """Refuse a config that these stages cannot run to their end, in ``size`` processes, before anything is loaded.
-
-    Raises:
-        ConfigError: why, and what to set; see :mod:`srum_plugins.gate`.
-        CapabilityError: the adapter cannot do what a stage or a provider asks of it.
-    """
-    gate.check(
-        config.providers[Kind.ADAPTER].registered,
-        _others(config),
-        [stage.name for stage in stages],
-        ground=config.ground,
-        host=host,
-    )
-    if any(stage is train.STAGE for stage in stages):
-        adapter = config.providers[Kind.ADAPTER]
+def check(config: RunConfig, host: PluginHost, chosen: Sequence[Stage], world: World) -> None:
+    """Refuse what cannot run to its end, before anything is loaded; see :mod:`srum_plugins.gate`."""
+    adapter = config.providers[Kind.ADAPTER]
+    gate.check(adapter.registered, _others(config), [stage.name for stage in chosen], ground=config.ground, host=host)
+    if any(stage is train.STAGE for stage in chosen):
         gate.check_optimizer(adapter.registered, adapter.options, config.training, config.train)
         gate.check_latents(adapter.registered, adapter.options, config.train)
-        gate.check_world(adapter.registered, config.train, size)
+        gate.check_world(adapter.registered, config.train, world.size)
 
 
 def _run_stages(
@@ -150,7 +141,7 @@ def _again(start: str) -> list[Part]:
 
 def _all_done(session: Session, chosen: Sequence[Stage], settings: bytes) -> bool:
     directories = [session.directory(stage) for stage in chosen]
-    if not all(directory.complete for directory in directories):
+    if redoing(session.config.directory) or not all(directory.complete for directory in directories):
         return False
     files = _outcome(session, settings)
     for directory in directories:
