@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import yaml
 from engine_fixtures import directories, toy_host, write_config
+from processes import launch
+from toy_processes import ablation_command
 
 from srum_plugins import hookimpl
 from srum_plugins.ablations.arms import Arm
@@ -194,6 +196,7 @@ def test_mistakes_are_told_before_anything_runs(tmp_path: Path) -> None:
     assert not (tmp_path / "run-arms").exists()
 
 
+@pytest.mark.slow
 def test_mlflow_shows_the_arms_below_the_ablation_with_its_table(tmp_path: Path) -> None:
     host = toy_host()
     host.register(tracking, "tracking")
@@ -236,6 +239,20 @@ def test_boxes_that_get_worse_make_a_curve(tmp_path: Path) -> None:
     drawn = sensitivity_curve(found)
     assert drawn is not None and drawn.width > 300
     assert sensitivity_curve({}) is None
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_table_together(tmp_path: Path) -> None:
+    write_config(tmp_path, train={"steps": 2, "batch": 4, "warmup": 0})
+    overrides = ("prompts.count=2", "benchmark.count=2")
+    assert launch(2, ablation_command, str(tmp_path), *overrides) == [0, 0]
+    written = json.loads((tmp_path / "run-arms/ablation/results.json").read_text())
+    assert [row["arm"] for row in written["rows"]] == [arm for arm in ("base", "flat", "maps") for _ in range(2)]
+    assert written["failures"] == []
+    times = [path.stat().st_mtime_ns for path in sorted((tmp_path / "run-arms/seed-3/stages").rglob("part-*.jsonl"))]
+    assert launch(1, ablation_command, str(tmp_path), *overrides) == [0]
+    again = [path.stat().st_mtime_ns for path in sorted((tmp_path / "run-arms/seed-3/stages").rglob("part-*.jsonl"))]
+    assert again == times
 
 
 @pytest.mark.parametrize(
