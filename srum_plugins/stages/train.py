@@ -66,7 +66,7 @@ def make(session: Session, directory: StageDirectory) -> None:
     announce = session.listens("srum_train_step_started")
     report = session.listens("srum_train_step_finished")
     world.meet("training begun")
-    with storing(directory.path / METRICS), _log(session, directory) as log:
+    with _log(session, directory) as log:
         for step in range(start, settings.steps):
             if announce:
                 hook.srum_train_step_started(run=info, step=step)
@@ -76,11 +76,13 @@ def make(session: Session, directory: StageDirectory) -> None:
                 hook.srum_train_step_failed(run=info, step=step, error=error)
                 raise
             _check_best(settings, metrics)
-            log.write(f"{json.dumps({'step': step, **metrics}, allow_nan=False)}\n")
+            with storing(directory.path / METRICS):
+                log.write(f"{json.dumps({'step': step, **metrics}, allow_nan=False)}\n")
             if report:
                 hook.srum_train_step_finished(run=info, step=step, metrics=metrics)
             if (step + 1) % settings.checkpoint_every == 0 or step + 1 == settings.steps:
-                log.flush()
+                with storing(directory.path / METRICS):
+                    log.flush()
                 folder = save(directory, state, step + 1, settings, world)
                 if world.main:
                     directory.tick()
@@ -140,7 +142,8 @@ def _trainer(session: Session, data: Dataset) -> Trainer:
 def _log(session: Session, directory: StageDirectory) -> IO[str]:
     """Where metrics are written: by the main process alone."""
     file = directory.path / METRICS if session.world.main else Path(os.devnull)
-    return file.open("a", encoding="utf-8")
+    with storing(file):
+        return file.open("a", encoding="utf-8")
 
 
 def _check_best(settings: TrainSection, metrics: Mapping[str, float]) -> None:
