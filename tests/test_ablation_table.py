@@ -87,6 +87,13 @@ def test_the_control_of_a_seed_is_that_of_the_same_seed() -> None:
     assert row.control is not None and row.control.delta == pytest.approx(0.75)  # of seed 0 alone
 
 
+def test_arms_of_other_prompts_are_not_compared() -> None:
+    (_, row) = rows([outcome("uniform", 0, {"a": 0.0}), outcome("other", 0, {"b": 1.0})], "uniform")
+    assert row.control is None
+    with pytest.raises(ContractError, match=r"arm 'torn', split 'in_domain': nothing to compare"):
+        rows([outcome("torn", 0, {"a": 0.0}), outcome("torn", 1, {"b": 1.0})], None)
+
+
 def test_understanding_that_changed_with_one_seed_has_changed() -> None:
     def said(*same: bool | None) -> str:
         marked = [outcome("x", seed, {"a": 1.0}, understanding=one) for seed, one in enumerate(same)]

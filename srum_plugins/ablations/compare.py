@@ -72,7 +72,10 @@ def rows(outcomes: Sequence[Outcome], control: str | None, untrained: Sequence[s
     before training, whose difference to it is 0 by construction and stands as None.
 
     An arm is compared with the control over the seeds that both have, a prompt of a seed always with the same prompt of
-    that seed.
+    that seed; not at all where they have no prompt in common.
+
+    Raises:
+        ContractError: an arm has no prompt of a split that was measured with all its seeds.
     """
     by_arm: dict[str, list[Outcome]] = {}
     for found in outcomes:
@@ -81,7 +84,10 @@ def rows(outcomes: Sequence[Outcome], control: str | None, untrained: Sequence[s
     table = []
     for arm, several in by_arm.items():
         for split in dict.fromkeys(mark.split for found in several for mark in found.marks):
-            before, after = joined([_sides(found, split) for found in several])
+            try:
+                before, after = joined([_sides(found, split) for found in several])
+            except ContractError as error:
+                raise ContractError(f"arm {arm!r}, split {split!r}: {error}") from error
             table.append(
                 Row(
                     arm=arm,
@@ -108,7 +114,9 @@ def _against(several: Sequence[Outcome], controls: Mapping[int, Outcome], split:
             of_control = {mark.prompt_id: mark.after for mark in controls[found.seed].marks if mark.split == split}
             own = {mark.prompt_id: mark.after for mark in found.marks if mark.split == split}
             pairs.append({prompt: (of_control[prompt], own[prompt]) for prompt in own if prompt in of_control})
-    return paired_bootstrap(*joined(pairs)) if pairs else None
+    if not pairs or not set.intersection(*(set(pair) for pair in pairs)):
+        return None
+    return paired_bootstrap(*joined(pairs))
 
 
 def _understanding(several: Sequence[Outcome]) -> str:
