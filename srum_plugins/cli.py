@@ -13,6 +13,7 @@ from srum_plugins import (
     doctor_command,
     experiment_commands,
     plugins_command,
+    report_command,
     verify_command,
 )
 from srum_plugins.errors import SrumError
@@ -49,6 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     experiment_commands.add_commands(subparsers)
     doctor_command.add_commands(subparsers)
     plugins_command.add_commands(subparsers)
+    report_command.add_commands(subparsers)
     verify_command.add_commands(subparsers)
     return parser
 

@@ -8,6 +8,8 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from srum_plugins.stats import Interval
+
 HEADERS = {
     "what": "",
     "before": "before",
@@ -118,12 +120,24 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
     return [row["what"], *(number(key) for key in ("before", "after", "delta", "low", "high")), count]
 
 
-def _footnote(summary: Mapping[str, Any]) -> str:
+def understanding_in_words(summary: Mapping[str, Any]) -> str:
+    """Whether training left the weights of the understanding half alone."""
     identical = (summary.get("understanding") or {}).get("identical")
-    weights = {
+    return {
         True: "understanding weights bit-identical before and after",
         False: "understanding weights have changed",
         None: "understanding weights not compared (the adapter gives no digest)",
     }[identical]
+
+
+def change_in_words(row: Mapping[str, Any]) -> str:
+    """What the interval of a row of :func:`rows` allows to say of its change; empty where there is none."""
+    low, high = row["low"], row["high"]
+    if low is None or high is None:
+        return ""
+    return Interval(row["delta"], low, high, row["n"]).verdict
+
+
+def _footnote(summary: Mapping[str, Any]) -> str:
     total = sum(summary.get("seconds", {}).values())
-    return f"{weights} · {total:.0f} s of work"
+    return f"{understanding_in_words(summary)} · {total:.0f} s of work"

@@ -12,7 +12,7 @@ from srum_plugins.errors import ContractError
 _BATCH = 500  # resamples held in memory at a time
 
 
-NO_CHANGE = "no significant change"
+BETTER, WORSE, NO_CHANGE = "better", "worse", "no significant change"
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,11 @@ class Interval:
 
     @property
     def verdict(self) -> str:
-        """``better`` or ``worse`` where the interval lies above or below 0, and :data:`NO_CHANGE` where it holds 0."""
-        return "better" if self.low > 0 else "worse" if self.high < 0 else NO_CHANGE
+        """What the interval allows to say: :data:`BETTER` or :data:`WORSE` where it lies above or below 0, and
+        :data:`NO_CHANGE` where it holds 0. Of a single prompt it has no width, and says nothing."""
+        if self.n < 2:
+            return "one prompt tells nothing"
+        return BETTER if self.low > 0 else WORSE if self.high < 0 else NO_CHANGE
 
 
 def paired_bootstrap(

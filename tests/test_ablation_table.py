@@ -46,6 +46,7 @@ def test_a_prompt_that_a_seed_lacks_does_not_count() -> None:
 @given(st.floats(-1, 1), st.floats(-1, 1))
 def test_the_verdict_is_that_of_the_interval(one: float, two: float) -> None:
     low, high = sorted((one, two))
+    assert Interval(low, low, low, 1).verdict == "one prompt tells nothing"
     verdict = Interval((low + high) / 2, low, high, 10).verdict
     assert verdict == (NO_CHANGE if low <= 0 <= high else "better" if low > 0 else "worse")
 
