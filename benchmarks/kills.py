@@ -125,8 +125,7 @@ def before_training(names: Sequence[str]) -> list[str]:
     """Those that do not depend on trained weights."""
     trained = (
         "stages/train/",
-        "stages/evaluate/",
-        "stages/evaluate-images/",
+        "stages/evaluate",
         "pictures/training",
         "pictures/before-after",
         "pictures/changed",

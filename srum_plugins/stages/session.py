@@ -37,9 +37,11 @@ TICK = 10.0  # seconds of a stage's time that a kill may forget
 
 class Session:
     """One run in this process, one of those of ``world``. Nothing heavy is loaded before a stage has work that needs
-    it. ``hook`` calls listeners, who hear the main process alone."""
+    it. ``hook`` calls listeners, who hear the main process alone. ``parent`` is the run that this one is a part of."""
 
-    def __init__(self, config: RunConfig, host: PluginHost, world: World | None = None) -> None:
+    def __init__(
+        self, config: RunConfig, host: PluginHost, world: World | None = None, parent: RunInfo | None = None
+    ) -> None:
         self.config = config
         self.host = host
         self.world = world or World()
@@ -53,6 +55,7 @@ class Session:
             config=resolved,
             config_hash=fingerprint([resolved, self._ingredients]),
             versions=config.versions,
+            parent=parent,
         )
         self._stages: dict[str, StageDirectory] = {}
         self._kernels: dict[tuple[Heads, ...], Attention] = {}
