@@ -90,7 +90,8 @@ def test_arms_of_a_seed_share_all_but_reward_training_and_evaluation(
     for seed in (3, 4):
         counts = {stage: len(names) for stage, names in directories(folder / f"run-arms/seed-{seed}").items()}
         assert counts == {
-            "generate": 1, "ground": 1, "judge": 1, "baseline": 1, "reward": 2, "train": 2, "evaluate": 2,
+            "generate": 1, "ground": 1, "judge": 1, "baseline-images": 1, "baseline": 1,
+            "reward": 2, "train": 2, "evaluate-images": 2, "evaluate": 2,
         }  # fmt: skip
     assert heard.steps == 2 * 2 * 2
     assert list(results.outcomes) == [(arm, seed) for arm in ("base", "flat", "maps") for seed in (3, 4)]
@@ -228,7 +229,8 @@ def test_boxes_that_get_worse_make_a_curve(tmp_path: Path) -> None:
     assert [arm.name for arm in arms] == ["clean", "drop-0.5", "drop-1", "jitter-0.5", "jitter-1"]
     results, heard, _ = go(tmp_path, arms[0], arms[2], seeds=(3,), name="stress-grounding")
     assert {stage: len(names) for stage, names in directories(tmp_path / "run-arms/seed-3").items()} == {
-        "generate": 1, "baseline": 1, "ground": 2, "judge": 2, "reward": 2, "train": 2, "evaluate": 2,
+        "generate": 1, "baseline-images": 1, "baseline": 1, "ground": 2, "judge": 2, "reward": 2, "train": 2,
+        "evaluate-images": 2, "evaluate": 2,
     }  # fmt: skip
     assert heard.started[0] == ("toy stress-grounding", None)
     found = curves(results.rows, ["drop", "jitter"], [0.5, 1.0])
