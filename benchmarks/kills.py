@@ -123,7 +123,13 @@ def different(one: dict[str, str], other: dict[str, str]) -> list[str]:
 
 def before_training(names: Sequence[str]) -> list[str]:
     """Those that do not depend on trained weights."""
-    trained = ("stages/train/", "stages/evaluate/", "pictures/training", "pictures/before-after", "pictures/changed")
+    trained = (
+        "stages/train/",
+        "stages/evaluate",
+        "pictures/training",
+        "pictures/before-after",
+        "pictures/changed",
+    )
     return [name for name in names if not name.startswith(trained)]
 
 

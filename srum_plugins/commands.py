@@ -22,7 +22,12 @@ OVERRIDES = (
 def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the commands to the ``srum`` parser; each sets ``handler``, a function of the parsed arguments."""
     run = _add(subparsers, "run", "run all stages, doing only what is missing")
-    run.add_argument("--from", dest="start", choices=list(STAGES), help="do this stage and those after it again")
+    run.add_argument(
+        "--from",
+        dest="start",
+        choices=[*STAGES, "score"],
+        help="do this stage and those after it again; score: only the benchmark's figures",
+    )
     run.set_defaults(handler=_run, only=None)
     for stage, summary in STAGES.items():
         _add(subparsers, stage, f"stage: {summary}").set_defaults(handler=_run, only=stage, start=None)

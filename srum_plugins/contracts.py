@@ -404,10 +404,42 @@ class PromptSet(ABC):
 
 @dataclass(frozen=True)
 class Verdict:
-    """A benchmark's figures for one image; each value in [0, 1]. ``full`` is required (all demands met)."""
+    """A benchmark's figures for one image; each value in [0, 1].
+
+    ``full`` is required (how far all demands are met; 1: all of them). A figure that could not be had is in
+    ``failures`` in place of ``values``, with why. ``raw`` is what a model or an endpoint answered, in the order in
+    which it was asked, and ``tokens`` how many tokens these answers took, None where nobody counts them.
+    """
 
     prompt_id: str
     values: Mapping[str, float]
+    failures: Mapping[str, Failure] = field(default_factory=dict)
+    raw: tuple[str, ...] = ()
+    tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        if wrong := {name: value for name, value in self.values.items() if not 0.0 <= value <= 1.0}:
+            raise ContractError(f"the verdict of {self.prompt_id!r} needs values in [0, 1]: {wrong}")
+        if both := sorted(self.values.keys() & self.failures.keys()):
+            raise ContractError(f"the verdict of {self.prompt_id!r} has {both[0]!r} as a value and as a failure")
+        if "full" not in self.values and "full" not in self.failures:
+            raise ContractError(f"the verdict of {self.prompt_id!r} needs `full`, as a value or as a failure")
+
+
+@dataclass(frozen=True)
+class Composite:
+    """A figure over categories: the mean of ``figure`` in each, weighted with ``weights``, which are positive and add
+    up to 1. It exists where every category has a figure: leaving one out would make another measure of it."""
+
+    name: str
+    weights: Mapping[str, float]
+    figure: str = "full"
+
+    def __post_init__(self) -> None:
+        if not all(weight > 0.0 for weight in self.weights.values()):
+            raise ContractError(f"the composite {self.name!r} needs positive weights, got {dict(self.weights)}")
+        if not math.isclose(math.fsum(self.weights.values()), 1.0, abs_tol=1e-9):
+            raise ContractError(f"the weights of the composite {self.name!r} must add up to 1: {dict(self.weights)}")
 
 
 @dataclass(frozen=True)
@@ -421,13 +453,23 @@ class UnderstandingReport:
 class Benchmark(ABC):
     """Prompts with an independent measure of the images generated for them."""
 
+    asks_model: bool = False
+    """Whether :meth:`score` is given the base model as judge. It judges the images of both sides, after all of them are
+    drawn: the trained model never judges itself, and a judge that moves would be another measure."""
+
     @abstractmethod
     def prompts(self) -> list[Prompt]:
         """All prompts; ``split`` is ``in_domain`` or ``out_of_domain`` (or another name), ids unique."""
 
     @abstractmethod
-    def score(self, prompts: Sequence[Prompt], images: Sequence[Image.Image]) -> list[Verdict]:
-        """One verdict per image, in order."""
+    def score(
+        self, prompts: Sequence[Prompt], images: Sequence[Image.Image], model: ModelAdapter | None
+    ) -> list[Verdict]:
+        """One verdict per image, in order. ``model`` is the base model if :attr:`asks_model` says so."""
+
+    def composites(self) -> Sequence[Composite]:
+        """Figures of a split that are made of those of its categories."""
+        return ()
 
     def understanding(self, model: ModelAdapter) -> UnderstandingReport | None:
         """The model's accuracy on a fixed question set, or None if the benchmark has none."""

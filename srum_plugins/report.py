@@ -27,15 +27,16 @@ def splits(summary: Mapping[str, Any]) -> list[str]:
 
 
 def rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One row per split, per category and further figure of a split, and per kind of understanding question, with the
-    keys of :data:`HEADERS`. Numbers are fractions; ``low`` and ``high`` are the paired 95 % interval of ``delta`` and
-    None where there is none."""
+    """One row per split, per category, further figure and composite of a split, and per kind of understanding question,
+    with the keys of :data:`HEADERS`. Numbers are fractions; ``low`` and ``high`` are the paired 95 % interval of
+    ``delta``. All are None where there is none, such as of a category of which no prompt was scored on both sides."""
     table = []
     for split in splits(summary):
         entry = summary[split]
         table.append(_row(split, entry))
         table += [_row(f"{split}/{name}", figures) for name, figures in entry["categories"].items()]
-        table += [_row(f"{split}, {name}", figures) for name, figures in entry.get("graded", {}).items()]
+        further = {**entry.get("graded", {}), **entry.get("composites", {})}
+        table += [_row(f"{split}, {name}", figures) for name, figures in further.items()]
     understanding = summary.get("understanding") or {}
     before, after = understanding.get("before") or {}, understanding.get("after") or {}
     for kind in after:
@@ -54,7 +55,7 @@ def rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _row(what: str, figures: Mapping[str, Any]) -> dict[str, Any]:
-    low, high = figures["ci95"]
+    low, high = figures["ci95"] or (None, None)
     return {
         "what": what,
         "before": figures["before"],
@@ -69,7 +70,9 @@ def _row(what: str, figures: Mapping[str, Any]) -> dict[str, Any]:
 def table(summary: Mapping[str, Any]) -> Table:
     """The result table for a rich console. Gains whose interval lies above zero are green, losses below it red."""
     grid = Table(
-        title=f"before and after training · {escape(summary['arm'])}", caption=_footnote(summary), title_justify="left"
+        title=f"before and after training · {escape(summary['arm'])}",
+        caption=escape(_footnote(summary)),
+        title_justify="left",
     )
     for key, header in HEADERS.items():
         grid.add_column(header, justify="left" if key == "what" else "right", no_wrap=key != "what")
@@ -101,7 +104,7 @@ def markdown(summary: Mapping[str, Any]) -> str:
         f"|{'|'.join('---' if key == 'what' else '--:' for key in HEADERS)}|",
     ]
     lines += [f"| {' | '.join(plain(cell) for cell in _cells(row))} |" for row in rows(summary)]
-    return "\n".join([*lines, "", _footnote(summary), ""])
+    return "\n".join([*lines, "", plain(_footnote(summary)), ""])
 
 
 def plain(text: str) -> str:
@@ -140,4 +143,15 @@ def change_in_words(row: Mapping[str, Any]) -> str:
 
 def _footnote(summary: Mapping[str, Any]) -> str:
     total = sum(summary.get("seconds", {}).values())
-    return f"{understanding_in_words(summary)} · {total:.0f} s of work"
+    return " · ".join([*failures_in_words(summary), understanding_in_words(summary), f"{total:.0f} s of work"])
+
+
+def failures_in_words(summary: Mapping[str, Any]) -> list[str]:
+    """What could not be scored, a phrase a split."""
+    told = []
+    for split in splits(summary):
+        if causes := summary[split].get("causes"):
+            failed = summary[split]["failed"]
+            why = ", ".join(f"{cause}: {count}" for cause, count in causes.items())
+            told.append(f"{split}: {failed['before']} not scored before, {failed['after']} after ({why})")
+    return told

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,6 +70,51 @@ def paired_bootstrap(
         rng=np.random.default_rng(seed),
     ).confidence_interval
     return Interval(delta, float(limits.low), float(limits.high), difference.size)
+
+
+def stratified_bootstrap(
+    before: Sequence[ArrayLike],
+    after: Sequence[ArrayLike],
+    weights: Sequence[float],
+    *,
+    resamples: int = 10000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Interval:
+    """As :func:`paired_bootstrap`, of ``sum_k weights[k] * mean(after[k] - before[k])`` over strata ``k``, such as
+    categories: prompts are resampled within their own, so that each keeps its weight whatever its size. ``n`` counts
+    all prompts."""
+    if not len(before) == len(after) == len(weights) >= 1:
+        raise ContractError(f"needs as many strata of each: {len(before)}, {len(after)}, {len(weights)} weights")
+    first = [_vector(f"before[{index}]", values) for index, values in enumerate(before)]
+    second = [_vector(f"after[{index}]", values) for index, values in enumerate(after)]
+    if [one.size for one in first] != [one.size for one in second]:
+        raise ContractError("a paired comparison needs one figure per prompt on both sides, in every stratum")
+    if resamples < 1 or not 0.0 < level < 1.0:
+        raise ContractError(f"needs resamples >= 1 and 0 < level < 1, got {resamples} and {level}")
+    differences = [new - old for old, new in zip(first, second, strict=True)]
+    shares = np.asarray(weights, dtype=np.float64)
+    count = sum(one.size for one in differences)
+
+    def weighted(*strata: NDArray[np.float64], axis: int = -1) -> NDArray[np.float64]:
+        return sum((share * one.mean(axis=axis) for share, one in zip(shares, strata, strict=True)), np.zeros(()))
+
+    delta = float(weighted(*differences))
+    if all(np.all(one == one[0]) for one in differences):
+        return Interval(delta, delta, delta, count)
+    from scipy.stats import bootstrap  # here, because it takes a second
+
+    limits = bootstrap(
+        [np.repeat(one, 2) if one.size == 1 else one for one in differences],  # scipy refuses a single observation
+        weighted,
+        n_resamples=resamples,
+        batch=_BATCH,
+        confidence_level=level,
+        method="percentile",
+        vectorized=True,
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return Interval(delta, float(limits.low), float(limits.high), count)
 
 
 def _vector(name: str, values: ArrayLike) -> NDArray[np.float64]:

@@ -21,7 +21,7 @@ from PIL import Image
 from srum_http import endpoint
 from srum_http.judge import HttpJudge
 from srum_http.messages import MALFORMED, REFUSED
-from srum_http.options import HttpOptions
+from srum_http.options import EndpointOptions, HttpOptions
 from srum_rubric.judge import RubricJudge
 from srum_rubric.options import RubricOptions
 
@@ -162,7 +162,7 @@ DOCS = (Path(__file__).parents[1] / "docs/judges.md").read_text().split("\n## `h
 
 
 def test_every_option_is_documented_with_its_default() -> None:
-    own = [field for field in dataclasses.fields(HttpOptions) if field.name in vars(HttpOptions)["__annotations__"]]
+    own = dataclasses.fields(EndpointOptions)
     shown = {"url": "", "model": "", "extra": "{}", "budget_requests": "null", "budget_tokens": "null"}
     assert re.findall(r"^\| `(\w+)` \| `?(.*?)`? ?\|", DOCS.split("### The key")[0], re.MULTILINE) == [
         (field.name, shown.get(field.name, str(field.default))) for field in own

@@ -343,7 +343,7 @@ def test_500_corruptions_are_named_and_none_is_used(tmp_path: Path) -> None:
         """Who reads a file later on; nobody reads a manifest or an older checkpoint."""
         directory = next(session.directory(part) for part in PARTS if part.name == stage)
         if name.startswith(("part-", "images/", "latents/", "understanding")):
-            if stage in ("baseline", "evaluate"):
+            if stage.startswith(("baseline", "evaluate")):
                 return [measure_again]
             if stage == "generate" and name.endswith(".sha256"):  # of an image or of latents
                 return [ground_again, train_again]
@@ -363,7 +363,12 @@ def test_500_corruptions_are_named_and_none_is_used(tmp_path: Path) -> None:
             [],
         )
 
-    groups = (("generate", "reward", "baseline"), ("ground", "train"), ("judge", "evaluate"))
+    groups = (
+        ("generate", "reward", "baseline"),
+        ("ground", "train", "evaluate-images"),
+        ("judge", "evaluate"),
+        ("baseline-images",),
+    )
     count, refused, seen = 0, 0, set()
     for turn in range(1000):
         if count >= 500:

@@ -21,11 +21,14 @@ CORE = "srum_plugins"
 FILES = [(name, file) for name, folder in PACKAGES.items() for file in sorted(folder.rglob("*.py"))]
 DOTTED = re.compile(rf"({'|'.join(PACKAGES)})(\.\w+)*")
 # Every plugin may use the core and itself; here is what else. The drawn world's model is a small BAGEL, and the tiny
-# SAM is trained and measured on that world; an endpoint is asked what a model is asked.
+# SAM is trained and measured on that world; an endpoint is asked what a model is asked, and by benchmarks too.
 ALSO = {
     "srum_shapes": {"srum_bagel", "srum_rubric", "srum_questions"},
     "srum_sam": {"srum_shapes"},
     "srum_http": {"srum_rubric"},
+    "srum_compbench": {"srum_http", "srum_rubric"},
+    "srum_reasonbench": {"srum_compbench", "srum_rubric"},
+    "srum_prompt_file": {"srum_compbench"},
 }
 HEAVY = {"torch", "transformers", "diffusers", "mlflow", "scipy", "matplotlib", "safetensors"}
 

@@ -127,7 +127,7 @@ def test_a_run_tells_its_listeners_everything_in_order(heard: tuple[Listener, Pa
     assert listener.of("finished") == [(name, False) for name in NAMES]
     assert listener.of("started")[0] == ("generate", 0, 12)
     assert [event[1:] for event in listener.of("advanced") if event[0] == "generate"] == [(5, 12), (10, 12), (12, 12)]
-    assert [event[1:] for event in listener.of("advanced") if event[0] == "evaluate"][-1] == (16, 16)
+    assert [event[1:] for event in listener.of("advanced") if event[0] == "evaluate"][-1] == (32, 32)
     assert listener.of("checkpoint") == [(2, "step-000003"), (5, "step-000006"), (7, "step-000008")]
     assert [step for step, _ in listener.of("step")] == list(range(8))
     pictures = {path.stem for path in (folder / "run/pictures").iterdir()}
@@ -146,7 +146,7 @@ def test_the_summary_has_its_keys_and_the_right_figures(heard: tuple[Listener, P
     listener, folder = heard
     summary = json.loads((folder / "run/summary.json").read_text())
     assert listener.of("run_finished") == [(summary,)]
-    assert set(summary) == {"in_domain", "out_of_domain", "understanding", "arm", "seconds"}
+    assert set(summary) == {"in_domain", "out_of_domain", "understanding", "measured", "arm", "seconds"}
     assert summary["arm"] == "toy-maps+srum"
     assert set(summary["seconds"]) == set(NAMES)
     assert summary["understanding"] == {
@@ -200,7 +200,7 @@ def test_changing_the_aggregator_reruns_reward_and_later_stages_only(heard: tupl
     assert toy_backend.calls["judge"] == toy_backend.calls["ground"] == 0
     second = directories(folder / "run")
     changed = {stage for stage in first if first[stage] != second[stage]}
-    assert changed == {"reward", "train", "evaluate"}
+    assert changed == {"reward", "train", "evaluate-images", "evaluate"}
     assert json.loads((folder / "run/summary.json").read_text())["arm"] == "toy-flat+srum"
 
     toy_backend.calls.clear()
@@ -388,17 +388,17 @@ def test_broken_contracts_are_named(tmp_path: Path, override: str, words: str) -
 
 
 def test_before_and_after_must_be_the_same_prompts() -> None:
-    one = [Measured("a", "x", "", 1, "a.png", {"full": 1.0})]
+    one = [Measured("a", "x", "", 1, {"full": 1.0})]
     with pytest.raises(ContractError, match="same prompts and seeds"):
-        summarise(one, [Measured("b", "x", "", 1, "b.png", {"full": 1.0})], seed=0)
+        summarise(one, [Measured("b", "x", "", 1, {"full": 1.0})], seed=0)
     with pytest.raises(ContractError, match="split 'arm'"):
-        bad = [Measured("a", "arm", "", 1, "a.png", {"full": 1.0})]
+        bad = [Measured("a", "arm", "", 1, {"full": 1.0})]
         summarise(bad, bad, seed=0)
 
 
 def test_a_figure_that_some_prompts_lack_is_reported_over_those_that_have_it() -> None:
     values: list[dict[str, float]] = [{"full": 1.0}, {"full": 0.0, "count": 0.25}, {"full": 1.0, "count": 0.75}]
-    side = [Measured(str(index), "x", "", index, "a.png", figures) for index, figures in enumerate(values)]
+    side = [Measured(str(index), "x", "", index, figures) for index, figures in enumerate(values)]
     graded = summarise(side, side, seed=0)["x"]["graded"]
     assert {name: (figures["before"], figures["prompts"]) for name, figures in graded.items()} == {"count": (0.5, 2)}
 

@@ -178,7 +178,7 @@ def test_stages_are_done_again_from_one_on_and_what_was_there_is_put_aside(tmp_p
     toy_backend.calls.clear()
     said: list[str] = []
     run(toy_config(tmp_path), toy_host(), say=said.append, start="reward")
-    assert [line.split()[0] for line in said] == ["evaluate", "train", "reward"]
+    assert [line.split()[0] for line in said] == ["evaluate", "evaluate-images", "train", "reward"]
     assert all("is done again; what was there is now " in line for line in said)
     assert not toy_backend.calls["ground"] and toy_backend.calls["aggregate"] == 1 and toy_backend.calls["predict"]
     after = contents(tmp_path / "run")

@@ -25,7 +25,7 @@ from srum_plugins.records import (
     from_json,
     to_json,
 )
-from srum_plugins.stages.evaluate import Measured, Understanding
+from srum_plugins.stages.evaluate import Drawn, Measured, Understanding
 
 texts = st.text(max_size=8)
 names = st.lists(texts, max_size=3).map(tuple)
@@ -50,7 +50,18 @@ records = st.one_of(
     st.builds(Candidate, texts, texts, st.integers(), st.integers(), texts, st.integers(), st.integers()),
     st.builds(Grounding, texts, st.lists(regions, max_size=3).map(tuple), counts),
     st.builds(Judgement, texts, scores(0), st.lists(scores(-1), max_size=3).map(tuple), names, st.none() | st.just(3)),
-    st.builds(Measured, texts, texts, texts, st.integers(), texts, st.dictionaries(texts, shares, max_size=3)),
+    st.builds(Drawn, texts, st.integers(), texts, st.integers(), st.integers(), st.none() | texts),
+    st.builds(
+        Measured,
+        texts,
+        texts,
+        texts,
+        st.integers(),
+        st.dictionaries(texts, shares, max_size=3),
+        st.dictionaries(texts, failures, max_size=2),
+        names,
+        st.none() | st.just(3),
+    ),
     st.builds(Understanding, st.none() | texts, st.none() | st.dictionaries(texts, shares, max_size=3), counts),
 )
 

@@ -379,7 +379,7 @@ def test_a_run_that_is_not_complete_has_what_there_is(tmp_path: Path) -> None:
     check_alone(found)
     titles = [entry["id"] for entry in found.of("section")]
     assert titles == ["rewards", "quarantine", "cost", "made"]
-    assert "not complete: train, baseline, evaluate" in "".join(found.texts)
+    assert "not complete: train, baseline-images, baseline, evaluate-images, evaluate" in "".join(found.texts)
 
 
 def test_the_command_writes_the_page_without_the_model(

@@ -51,7 +51,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Mapping[int, Path]:
 
 def before_training(found: Mapping[str, Any]) -> dict[str, Any]:
     """The files that do not depend on trained weights, whose rounding depends on the number of processes."""
-    trained = re.compile(r"stages/(train|evaluate)/|pictures/(training|before-after|changed)|summary.json")
+    trained = re.compile(r"stages/(train|evaluate(-images)?)/|pictures/(training|before-after|changed)|summary.json")
     return {name: data for name, data in found.items() if not trained.match(name)}
 
 
@@ -68,7 +68,7 @@ def metrics(run: Path) -> list[dict[str, float]]:
 def test_several_processes_write_the_bytes_of_one(runs: Mapping[int, Path], size: int) -> None:
     alone, together = contents(runs[1] / "run"), contents(runs[size] / "run")
     expected = before_training(alone)
-    assert {name.split("/")[1] for name in expected if "part-" in name} == {*NAMES[:4], "baseline"}
+    assert {name.split("/")[1] for name in expected if "part-" in name} == {*NAMES[:4], "baseline-images", "baseline"}
     assert before_training(together) == expected
     for one, several in zip(metrics(runs[1] / "run"), metrics(runs[size] / "run"), strict=True):
         assert several == pytest.approx(one, rel=1e-5, abs=1e-5)
@@ -89,7 +89,7 @@ def test_every_process_works_and_nothing_is_done_twice(runs: Mapping[int, Path],
 def test_listeners_hear_the_first_process_alone(runs: Mapping[int, Path], size: int) -> None:
     first, *others = counted(runs[size], size, "heard")
     assert others == [{}] * (size - 1)
-    advanced = {"generate": 12, "ground": 12, "judge": 12, "reward": 12, "train": 4, "evaluate": 16, "step": 3}
+    advanced = {"generate": 12, "ground": 12, "judge": 12, "reward": 12, "train": 4, "evaluate": 32, "step": 3}
     assert first == advanced | {f"{stage} finished": 1 for stage in NAMES}
 
 

@@ -347,7 +347,10 @@ class ToyBenchmark(Benchmark):
             self.options.count, "out_of_domain", "o"
         )
 
-    def score(self, prompts: Sequence[Prompt], images: Sequence[Image.Image]) -> list[Verdict]:
+    def score(
+        self, prompts: Sequence[Prompt], images: Sequence[Image.Image], model: ModelAdapter | None
+    ) -> list[Verdict]:
+        assert model is None
         reached("score")
         verdicts = []
         for prompt, image in zip(prompts, images, strict=True):

@@ -38,7 +38,9 @@ class ShapesBenchmark(Benchmark):
         count, seed = self._options.prompts_per_split, self._options.seed
         return prompt_list(count, seed, "in_domain") + prompt_list(count, seed, "out_of_domain")
 
-    def score(self, prompts: Sequence[Prompt], images: Sequence[Image.Image]) -> list[Verdict]:
+    def score(
+        self, prompts: Sequence[Prompt], images: Sequence[Image.Image], model: ModelAdapter | None = None
+    ) -> list[Verdict]:
         """What the oracle says of pictures of 32 x 32 pixels, by the captions of their prompts."""
         return [
             Verdict(prompt.id, oracle.score(parse(prompt.text), np.asarray(image.convert("RGB"))))

@@ -34,7 +34,7 @@ PARTS: tuple[Part, ...] = (
     judge.STAGE,
     reward.STAGE,
     train.STAGE,
-    evaluate.BASELINE,
+    *evaluate.STAGE.parts,
     evaluate.STAGE,
 )
 
@@ -103,25 +103,28 @@ def run_sections(session: Session, summary: Mapping[str, Any], done: set[str]) -
 
 def galleries(session: Session) -> list[Section]:
     """Images before and after training: the first of each split and category, and those whose verdict has changed."""
-    sides = [evaluate.shards(session, session.directory(part)) for part in (evaluate.BASELINE, evaluate.STAGE)]
-    before, after = (side.read() for side in sides)
+    before, after = (
+        evaluate.shards(session, session.directory(part)).read() for part in (evaluate.BASELINE, evaluate.STAGE)
+    )
+    sides = [evaluate.images(session, session.directory(part)) for part in (evaluate.BASELINE_IMAGES, evaluate.IMAGES)]
+    drawn = [side.read() for side in sides]
     texts = {prompt.id: prompt.text for prompt in session.benchmark_prompts}
 
     def strips(indices: Sequence[int]) -> list[Strip]:
         made = []
         for index in indices:
             shots = []
-            for label, files, records in zip(("before", "after"), sides, (before, after), strict=True):
+            for label, files, named, records in zip(("before", "after"), sides, drawn, (before, after), strict=True):
                 full = records[index].values.get("full")
-                shots.append(Shot(label, files.image(records[index].image), None if full is None else full == 1.0))
+                # Of a score such as 0.9 nobody can say that the prompt is met or is not.
+                met = full == 1.0 if full in (0.0, 1.0) else None
+                shots.append(Shot(label, files.image(named[index].image), met))
             new = after[index]
             made.append(Strip(texts[new.prompt_id], " · ".join(filter(None, (new.split, new.category))), shots))
         return made
 
     first = evaluate.in_turn(after, range(len(after)), SHOWN)
-    changed = [
-        index for index in range(len(after)) if before[index].values.get("full") != after[index].values.get("full")
-    ]
+    changed = evaluate.changed(before, after)
     found = [
         sections.gallery(
             "Before and after",
@@ -132,7 +135,7 @@ def galleries(session: Session) -> list[Section]:
     ]
     if changed:
         shown = evaluate.in_turn(after, changed, SHOWN)
-        gained = sum(after[index].values.get("full", 0.0) > before[index].values.get("full", 0.0) for index in changed)
+        gained = sum(after[index].values["full"] > before[index].values["full"] for index in changed)
         found.append(
             sections.gallery(
                 "Changed verdicts",
@@ -180,7 +183,7 @@ def stage_costs(session: Session, done: set[str]) -> list[Cost]:
     """The time of each complete stage, and the tokens of the judge."""
     found = []
     for part in PARTS:
-        if part.name not in done or part is evaluate.BASELINE:  # the time of evaluate has that of its baseline
+        if part.name not in done or part in evaluate.STAGE.parts:  # the time of evaluate has theirs
             continue
         directory = session.directory(part)
         tokens = [read_sealed(path)["tokens"] for path in sorted(directory.path.glob("cost-*.json"))]

@@ -109,9 +109,8 @@ def headline(summary: Mapping[str, Any]) -> Section:
     """Is it better: each split of a run's summary with its change, the interval, and what that means in words."""
     rows = [row for row in report.rows(summary) if row["what"] in report.splits(summary)]
     figures = [{**_figures(row), "kind": _kind(row)} for row in rows]
-    return Section(
-        "headline", "Is it better?", "headline", {"splits": figures, "note": report.understanding_in_words(summary)}
-    )
+    note = " · ".join([*report.failures_in_words(summary), report.understanding_in_words(summary)])
+    return Section("headline", "Is it better?", "headline", {"splits": figures, "note": note})
 
 
 def results(rows: Sequence[Mapping[str, Any]], key: str = "results", title: str = "Results") -> Section:

@@ -40,6 +40,8 @@ STAGES: tuple[Stage, ...] = (
     evaluate.STAGE,
 )
 NAMES = tuple(stage.name for stage in STAGES)
+SCORE = "score"
+"""Where to start to have the benchmark's images scored again, and none of them drawn."""
 
 
 def run(
@@ -54,7 +56,8 @@ def run(
     """Run all stages, or only one whose inputs are complete, and return the run's summary (empty without evaluation).
 
     What is complete for this configuration is reused. If that is everything, nothing is done and ``say`` is told so.
-    With ``start`` that stage and those after it are done again; their results so far are put aside.
+    With ``start`` that stage and those after it are done again; their results so far are put aside. The start ``score``
+    lies within ``evaluate``: the benchmark's images are scored again.
     With a ``world`` of several processes, each of them calls this; the main one alone calls ``say`` and listeners.
     ``parent`` is the run that this one is a part of, such as an ablation.
 
@@ -139,9 +142,12 @@ def _agree(session: Session) -> None:
 
 
 def _again(start: str) -> list[Part]:
-    """What is done again from a stage on: also the benchmark's images before training, if it is that far up."""
-    stages: list[Part] = list(STAGES[NAMES.index(start) :])
-    return [evaluate.BASELINE, *stages] if start in ("generate", "evaluate") else stages
+    """What is done again from a stage on: also the benchmark's images and figures before training, if it is that far
+    up; from :data:`SCORE` on, all figures and no images."""
+    if start == SCORE:
+        return [evaluate.BASELINE, evaluate.STAGE]
+    stages: list[Part] = [*STAGES[NAMES.index(start) : -1], evaluate.IMAGES, evaluate.STAGE]
+    return [evaluate.BASELINE_IMAGES, evaluate.BASELINE, *stages] if start in ("generate", "evaluate") else stages
 
 
 def _all_done(session: Session, chosen: Sequence[Stage], settings: bytes) -> bool:
@@ -173,7 +179,8 @@ def _run_stage(session: Session, stage: Stage, say: Callable[[str], None]) -> No
     reused = world.tell(f"is {stage.name} complete", lambda: directory.complete)
     if world.main:
         if reused:
-            directory.use()
+            for part in (stage, *stage.parts):
+                session.directory(part).use()
         else:
             if stale := directory.staleness():
                 say(stale)

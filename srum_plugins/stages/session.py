@@ -218,11 +218,12 @@ class Part:
 class Stage(Part):
     """One stage of a run. ``progress`` gives (done, total) work items on disk. ``make`` makes what is missing, in all
     processes together. ``conclude`` then draws pictures and returns facts for ``done.json``, in the main one alone.
-    Facts that are numbers become the stage's metrics."""
+    Facts that are numbers become the stage's metrics. ``parts`` have directories of their own, which it completes."""
 
     progress: Callable[[Session, StageDirectory], tuple[int, int]]
     make: Callable[[Session, StageDirectory], None]
     conclude: Callable[[Session, StageDirectory], dict[str, Any]]
+    parts: tuple[Part, ...] = ()
 
 
 def _ingredient(choice: Choice) -> dict[str, Any]:

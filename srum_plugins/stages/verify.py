@@ -25,7 +25,7 @@ PARTS: tuple[Part, ...] = (
     judge.STAGE,
     reward.STAGE,
     train.STAGE,
-    evaluate.BASELINE,
+    *evaluate.STAGE.parts,
     evaluate.STAGE,
 )
 SHARDS: dict[str, Callable[[Session, StageDirectory], Shards[Any]]] = {
@@ -33,7 +33,9 @@ SHARDS: dict[str, Callable[[Session, StageDirectory], Shards[Any]]] = {
     "ground": ground.shards,
     "judge": judge.shards,
     "reward": reward.shards,
+    "baseline-images": evaluate.images,
     "baseline": evaluate.shards,
+    "evaluate-images": evaluate.images,
     "evaluate": evaluate.shards,
 }
 OUTCOMES = {"baseline": ("understanding.json",), "evaluate": ("understanding.json", "summary.json")}
@@ -107,8 +109,7 @@ def _findings(session: Session, part: Part, seen: Seen) -> Iterator[Finding]:
     folder, name = directory.path, part.name
     if not folder.exists():
         return
-    # Before training is measured by the stage evaluate, which has to run for it.
-    again = [folder / DONE] + ([session.directory(evaluate.STAGE).path / DONE] if part is evaluate.BASELINE else [])
+    again = [folder / DONE] + ([session.directory(evaluate.STAGE).path / DONE] if part in evaluate.STAGE.parts else [])
 
     def finding(error: DamagedError, *removed: Path) -> Finding:
         return Finding(name, error.file, error.problem, removed)
@@ -156,10 +157,9 @@ def _absent(session: Session, directory: StageDirectory, part: Part) -> Iterator
     for name in wanted:
         if not (folder / name).exists():
             yield folder / name, "it is missing"
-    # The stage evaluate has begun when it measures what is before training, and is complete only after that.
     signs = {other.name: MANIFEST for other in PARTS if part in other.inputs}
     for reader in PARTS:
-        sign = DONE if part is evaluate.BASELINE and reader is evaluate.STAGE else signs.get(reader.name)
+        sign = DONE if part in evaluate.STAGE.parts and reader is evaluate.STAGE else signs.get(reader.name)
         if sign and not (folder / DONE).exists() and (session.directory(reader).path / sign).exists():
             yield folder / DONE, f"it is missing, but {reader.name} needed it; the next run completes the stage"
             return
