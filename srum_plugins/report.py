@@ -67,7 +67,9 @@ def _row(what: str, figures: Mapping[str, Any]) -> dict[str, Any]:
 def table(summary: Mapping[str, Any]) -> Table:
     """The result table for a rich console. Gains whose interval lies above zero are green, losses below it red."""
     grid = Table(
-        title=f"before and after training · {escape(summary['arm'])}", caption=_footnote(summary), title_justify="left"
+        title=f"before and after training · {escape(summary['arm'])}",
+        caption=escape(_footnote(summary)),
+        title_justify="left",
     )
     for key, header in HEADERS.items():
         grid.add_column(header, justify="left" if key == "what" else "right", no_wrap=key != "what")
@@ -99,7 +101,7 @@ def markdown(summary: Mapping[str, Any]) -> str:
         f"|{'|'.join('---' if key == 'what' else '--:' for key in HEADERS)}|",
     ]
     lines += [f"| {' | '.join(_plain(cell) for cell in _cells(row))} |" for row in rows(summary)]
-    return "\n".join([*lines, "", _footnote(summary), ""])
+    return "\n".join([*lines, "", *(_plain(line) for line in _footnote(summary).split("\n")), ""])
 
 
 def _plain(text: str) -> str:
@@ -126,4 +128,5 @@ def _footnote(summary: Mapping[str, Any]) -> str:
         None: "understanding weights not compared (the adapter gives no digest)",
     }[identical]
     total = sum(summary.get("seconds", {}).values())
-    return f"{weights} · {total:.0f} s of work"
+    stopped = f"{summary['stopped']}\n" if summary.get("stopped") else ""
+    return f"{stopped}{weights} · {total:.0f} s of work"

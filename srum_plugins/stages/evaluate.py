@@ -30,7 +30,7 @@ from srum_plugins.stages.session import Part, Session, Stage, file_name, run_chu
 from srum_plugins.stats import paired_bootstrap
 
 SHOWN = 16  # prompts on the before/after sheet
-RESERVED = ("understanding", "arm", "seconds")
+RESERVED = ("understanding", "arm", "seconds", "stopped")
 
 
 @dataclass(frozen=True)
