@@ -165,9 +165,9 @@ def check_monitors(monitors: Mapping[str, tuple[Registered, Any]], train: TrainS
     for slot, (registered, options) in monitors.items():
         if more := sorted(set(registered.provider.needs(options)) - {Capability.TRAIN}):
             raise ConfigError(
-                f"{slot} {registered.provider.name!r} needs a model that can {', '.join(more)} during training, and with "
-                f"train.sharding={train.sharding} each of {size} processes holds a part of it, which can only predict. "
-                "Leave it out, or set train.sharding=none"
+                f"{slot} {registered.provider.name!r} needs a model that can {', '.join(more)} during training, and "
+                f"with train.sharding={train.sharding} each of {size} processes holds a part of it, which can only "
+                "predict. Leave it out, or set train.sharding=none"
             )
 
 

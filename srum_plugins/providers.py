@@ -54,8 +54,8 @@ class Provider:
     was probed for them. ``weightless`` makes an adapter without memory from its options, as a
     :class:`srum_plugins.contracts.Weightless`, for ``srum doctor --memory``; None if it cannot be. ``cannot_encode``
     says of an adapter's options why it could not encode images and what to do, and is empty if it can; it is asked
-    before anything is loaded where ``train.latents=encoded``. ``parts`` are the options of a monitor that name a provider
-    themselves, each with its kind: in a config such an option is filled like the slot of that kind, and checked as one.
+    before anything is loaded where ``train.latents=encoded``. ``parts`` are the options of a monitor that
+    name a provider themselves, each with its kind: in a config such an option is filled like that kind's slot.
     """
 
     name: str

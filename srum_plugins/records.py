@@ -245,7 +245,7 @@ def told(monitor: str, reading: Reading) -> str:
 
 @dataclass(frozen=True)
 class Noted:
-    """A reading of a monitor, as kept in ``monitors.jsonl``. ``step`` counts the steps that its weights were trained."""
+    """A reading of a monitor, as in ``monitors.jsonl``. ``step`` counts the steps that its weights were trained."""
 
     step: int
     phase: Phase

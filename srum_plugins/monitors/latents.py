@@ -47,17 +47,14 @@ class Latents(Monitor):
         return self.after(model)
 
     def after(self, model: ModelAdapter) -> list[Reading]:
-        """``velocity_norm``, ``velocity_distance`` and ``velocity_outside``; with ``images`` the same of ``sampled``."""
+        """``velocity_norm``, ``velocity_distance`` and ``velocity_outside``; with ``images`` those of ``sampled`` too."""
         readings = []
         for what, now in self._values(model).items():
             base = self._base[what]
-            if isinstance(base, Failure) or isinstance(now, Failure):
-                failure = base if isinstance(base, Failure) else now
-                readings.append(
-                    Reading(f"{what}_distance", None, failure=failure if isinstance(failure, Failure) else None)
-                )
-                continue
-            readings += self._readings(what, moved(base, now))
+            if isinstance(base, Failure):
+                readings.append(Reading(f"{what}_distance", None, failure=base))
+            elif isinstance(now, Tensor):
+                readings += self._readings(what, moved(base, now))
         return readings
 
     def _readings(self, what: str, found: Moved) -> list[Reading]:
@@ -97,8 +94,8 @@ class Latents(Monitor):
 def moved(base: Tensor, now: Tensor) -> Moved:
     """What has changed from ``base`` to ``now``, both (N, C).
 
-    The distance of a channel is the Wasserstein-1 distance of its N values, which is the mean distance of the two sorted
-    lists; the mean is over the channels that vary in the base.
+    The distance of a channel is the Wasserstein-1 distance of its N values, the mean distance of the two sorted lists;
+    the mean is over the channels that vary in the base.
     """
     base, now = base.double(), now.double()
     norm = float(now.norm(dim=1).mean() / base.norm(dim=1).mean() - 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from srum_plugins.records import Level
@@ -32,10 +32,6 @@ class Levels:
         return "warning" if self.warning is not None and value >= self.warning else "ok"
 
 
-def _levels(warning: float, stop: float | None) -> Any:
-    return field(default_factory=lambda: Levels(warning, stop))
-
-
 @dataclass(frozen=True)
 class RewardHackingOptions:
     """``reference`` and ``reward`` name metrics of a training step (``-NAME``: its fall is a rise); null: those that
@@ -46,7 +42,7 @@ class RewardHackingOptions:
     window: int = 10
     reference: str | None = None
     reward: str | None = None
-    rise: Levels = _levels(0.5, 2.0)
+    rise: Levels = Levels(0.5, 2.0)
 
     def __post_init__(self) -> None:
         _at_least_one(self, "every", "window")
@@ -61,7 +57,7 @@ class HeldOutJudgeOptions:
     judge: dict[str, Any]
     every: int = 10
     images: int = 32
-    gap: Levels = _levels(0.05, 0.15)
+    gap: Levels = Levels(0.05, 0.15)
 
     def __post_init__(self) -> None:
         _at_least_one(self, "every", "images")
@@ -81,9 +77,9 @@ class UnderstandingOptions:
     questions: int = 64
     ask: Literal["choice", "answer"] = "choice"
     every: int = 50
-    changed: Levels = _levels(0.05, 0.3)
-    shift: Levels = _levels(0.1, 1.0)
-    drop: Levels = _levels(0.02, 0.1)
+    changed: Levels = Levels(0.05, 0.3)
+    shift: Levels = Levels(0.1, 1.0)
+    drop: Levels = Levels(0.02, 0.1)
 
     def __post_init__(self) -> None:
         _at_least_one(self, "every", "questions")
@@ -93,8 +89,8 @@ class UnderstandingOptions:
 
 @dataclass(frozen=True)
 class LatentsOptions:
-    """``examples`` of training are predicted at each reading, always under the same noise; ``images`` are drawn from the
-    same seeds and encoded (0: none, which costs next to nothing).
+    """``examples`` of training are predicted at each reading, always under the same noise; ``images`` are drawn, always
+    from the same seeds, and encoded (0: none, which costs next to nothing).
 
     ``norm`` is the relative change of the tokens' mean norm, ``distance`` how far the distribution of a channel has
     moved, in its standard deviations, ``outside`` the share of values outside the base's 99 % range, of which the base
@@ -103,9 +99,9 @@ class LatentsOptions:
     every: int = 20
     examples: int = 16
     images: int = 0
-    norm: Levels = _levels(0.25, 1.0)
-    distance: Levels = _levels(0.25, 1.0)
-    outside: Levels = _levels(0.05, 0.25)
+    norm: Levels = Levels(0.25, 1.0)
+    distance: Levels = Levels(0.25, 1.0)
+    outside: Levels = Levels(0.05, 0.25)
 
     def __post_init__(self) -> None:
         _at_least_one(self, "every", "examples")
@@ -121,9 +117,9 @@ class GroundingOptions:
     as background, ``disagreement`` 1 - the mean IoU with the native boxes."""
 
     native: int = 0
-    empty: Levels = _levels(0.3, 0.9)
-    filtered: Levels = _levels(0.7, 0.99)
-    disagreement: Levels = _levels(0.7, None)
+    empty: Levels = Levels(0.3, 0.9)
+    filtered: Levels = Levels(0.7, 0.99)
+    disagreement: Levels = Levels(0.7, None)
 
     def __post_init__(self) -> None:
         if self.native < 0:

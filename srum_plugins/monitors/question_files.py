@@ -43,9 +43,9 @@ class Asked:
 def read_questions(path: Path, images: Path | None, count: int) -> list[Asked]:
     """Up to ``count`` questions, in whole groups (at least one), spread evenly over a folder or file.
 
-    MME: tab-separated ``image, question, Yes|No`` in ``<subtask>.txt``, images in ``<subtask>/``, ``<subtask>/images/`` or
-    beside the file. MMBench: a table with ``index, image (base64), question, hint, A, B, ..., answer``; of a circular one
-    only the first pass counts. POPE: JSON Lines of ``image, text, label``.
+    MME: tab-separated ``image, question, Yes|No`` in ``<subtask>.txt``, images in ``<subtask>/``,
+    ``<subtask>/images/`` or beside the file. MMBench: a table with ``index, image (base64), question, hint, A, B, ...,
+    answer``; of a circular one only the first pass counts. POPE: JSON Lines of ``image, text, label``.
 
     Raises:
         ConfigError: a file is missing or not of its form.

@@ -23,7 +23,6 @@ from srum_plugins.contracts import (
     Generated,
     GenerationRequest,
     Judge,
-    Judgement,
     Located,
     ModelAdapter,
     Monitor,
@@ -32,7 +31,18 @@ from srum_plugins.contracts import (
 from srum_plugins.ensemble import check_judgements
 from srum_plugins.errors import ContractError
 from srum_plugins.providers import Kind
-from srum_plugins.records import Candidate, Grounding, Noted, Phase, Prompt, Reading, from_json, to_json, told
+from srum_plugins.records import (
+    Candidate,
+    Grounding,
+    Judgement,
+    Noted,
+    Phase,
+    Prompt,
+    Reading,
+    from_json,
+    to_json,
+    told,
+)
 from srum_plugins.runs.files import storing
 from srum_plugins.runs.fingerprint import stable_seed
 from srum_plugins.runs.store import StageDirectory
@@ -190,8 +200,8 @@ def curves(noted: Sequence[Noted]) -> list[dict[str, float]]:
 
 
 def facts(noted: Sequence[Noted], kept: int) -> dict[str, Any]:
-    """What ``done.json`` says of the readings of a training; ``kept`` counts the steps of the weights that it kept where
-    one of them ended it. Those on its last weights stand there by name, as far as they have a value."""
+    """What ``done.json`` says of the readings of a training. ``kept`` counts the steps of the weights that it kept where
+    one of them ended it. Those on the last weights stand there by name, as far as they have a value."""
     if not noted:
         return {}
     levels = [one.reading.level for one in noted]
