@@ -16,10 +16,10 @@ from srum_plugins.runs.fingerprint import fingerprint
 
 class ReplyCache:
     """One JSON file per request in ``folder``, named by a hash of the URL and of all that is sent but the key: model,
-    texts, images, sampling. None keeps nothing."""
+    texts, images, sampling. None keeps nothing. ``where`` is the path of the endpoint's settings in the config."""
 
-    def __init__(self, folder: Path | None) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path | None, where: str = "judge") -> None:
+        self._folder, self._where = folder, where
 
     @staticmethod
     def key(url: str, body: Mapping[str, Any]) -> str:
@@ -44,8 +44,8 @@ class ReplyCache:
             write_json(self._path(self._folder, key), {"request": key, "reply": to_json(reply)})
         except (OSError, StorageError) as error:
             raise StageError(
-                f"an answer cannot be kept in {self._folder}: {error.__cause__ or error}. Set judge.cache to a folder "
-                "that can be written, or to null to go without"
+                f"an answer cannot be kept in {self._folder}: {error.__cause__ or error}. Set {self._where}.cache to a "
+                "folder that can be written, or to null to go without"
             ) from error
 
     def _path(self, folder: Path, key: str) -> Path:

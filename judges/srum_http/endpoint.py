@@ -19,7 +19,7 @@ import httpx2
 from srum_http.budget import Budget
 from srum_http.cache import ReplyCache
 from srum_http.messages import MALFORMED, Reply, error_message, parse_reply, request_body, shortened
-from srum_http.options import HttpOptions
+from srum_http.options import EndpointOptions
 from srum_plugins.contracts import Answer, Decoding, Question
 from srum_plugins.errors import ConfigError, StageError
 from srum_plugins.records import Failure
@@ -54,8 +54,8 @@ class _Attempt:
 class Endpoint:
     """One model of one endpoint. Answers are kept in the cache; the budget is that of this object."""
 
-    def __init__(self, options: HttpOptions, key: str) -> None:
-        """``key`` is sent as a bearer token, if it is not empty.
+    def __init__(self, options: EndpointOptions, key: str, where: str = "judge") -> None:
+        """``key`` is sent as a bearer token, if it is not empty. ``where`` is the path of these options in the config.
 
         Raises:
             ConfigError: the key holds what no key does, such as the end of a line.
@@ -65,11 +65,11 @@ class Endpoint:
                 f"the environment variable {options.key_variable} holds blanks, line ends or other characters that no "
                 "key has: set it to the key alone"
             )
-        self._options = options
+        self._options, self._where = options, where
         self._url = options.url.rstrip("/")
         self._key = key
-        self._cache = ReplyCache(None if options.cache is None else Path(options.cache).expanduser())
-        self._budget = Budget(options.budget_requests, options.budget_tokens)
+        self._cache = ReplyCache(None if options.cache is None else Path(options.cache).expanduser(), where)
+        self._budget = Budget(options.budget_requests, options.budget_tokens, where)
         self._answered = self._warned = False
         self._client = httpx2.Client(
             headers={"Authorization": f"Bearer {key}"} if key else {},
@@ -172,23 +172,23 @@ class Endpoint:
 
     def _not_answered(self, response: httpx2.Response, data: bytes) -> _Attempt:
         """What a status other than 200 means. Raises StageError for those that every request would get."""
-        options, status = self._options, response.status_code
+        options, where, status = self._options, self._where, response.status_code
         said = self._told(f"{status}: {error_message(data)}".rstrip(": "))
         if status in (401, 402, 403):
             state = "is set, but not to a key that may do this" if self._key else "is not set"
             raise StageError(
                 f"{self._url} refused the request ({said}). The key comes from the environment variable "
-                f"{options.key_variable} (judge.key_variable), which {state}"
+                f"{options.key_variable} ({where}.key_variable), which {state}"
             )
         if status == 404:
             raise StageError(
-                f"{self._url} does not know judge.model={options.model}, or is no OpenAI-compatible endpoint ({said})"
+                f"{self._url} does not know {where}.model={options.model}, or is no OpenAI-compatible endpoint ({said})"
                 f". {self._url}/models lists the models of one; most URLs end with /v1"
             )
         if 300 <= status < 400:
             place = self._told(response.headers.get("Location", "nowhere"))
             raise StageError(
-                f"{self._url} redirects to {place} ({status}), where the key is not sent. Set judge.url to where the "
+                f"{self._url} redirects to {place} ({status}), where the key is not sent. Set {where}.url to where the "
                 "endpoint is"
             )
         again = status in _PASSING or status >= 500
@@ -204,7 +204,7 @@ class Endpoint:
             first = failures[0]
             raise StageError(
                 f"{self._url} answered none of {len(failures)} requests: {first.cause}, {first.detail}. Start "
-                "or correct it (judge.url, judge.model), and run again: answers so far are kept"
+                f"or correct it ({self._where}.url, {self._where}.model), and run again: answers so far are kept"
             )
 
     def _warn_once(self, spent: str) -> None:

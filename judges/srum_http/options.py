@@ -1,4 +1,4 @@
-"""What users can set of the judge ``http``."""
+"""What users can set of an endpoint, and of the judge ``http``."""
 
 from __future__ import annotations
 
@@ -16,10 +16,8 @@ _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
 
 
 @dataclass(frozen=True, kw_only=True)
-class HttpOptions(RubricOptions):
-    """Those of :class:`srum_rubric.options.RubricOptions`, where null as ``max_tokens`` is the server's own limit, and:
-
-    ``url`` is the base URL of the endpoint, as a rule with ``/v1`` at its end, and ``model`` the model's name there.
+class EndpointOptions:
+    """``url`` is the base URL of the endpoint, as a rule with ``/v1`` at its end, and ``model`` the model's name there.
     ``key_variable`` names the environment variable that holds the API key; it may be unset for servers without keys.
     The key itself belongs in no setting.
 
@@ -52,7 +50,6 @@ class HttpOptions(RubricOptions):
     extra: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if problem := _url_problem(self.url):
             raise ValueError(f"url {problem}")
         if not self.model:
@@ -79,6 +76,16 @@ class HttpOptions(RubricOptions):
             json.dumps(self.extra, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise ValueError(f"extra must be what JSON can hold: {error}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class HttpOptions(RubricOptions, EndpointOptions):
+    """Those of :class:`srum_rubric.options.RubricOptions`, where null as ``max_tokens`` is the server's own limit, and
+    those of :class:`EndpointOptions`."""
+
+    def __post_init__(self) -> None:
+        RubricOptions.__post_init__(self)
+        EndpointOptions.__post_init__(self)
 
 
 def _url_problem(url: str) -> str:

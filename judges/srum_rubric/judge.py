@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -13,7 +12,7 @@ from srum_plugins.records import BACKGROUND, Failure, Grounding, Judgement, Regi
 from srum_plugins.runs.fingerprint import fingerprint, stable_seed
 from srum_rubric.options import RubricOptions
 from srum_rubric.parsing import NO_SCORE, parse_global, parse_regions
-from srum_rubric.wording import ANYTHING, CROP, CROPS, REGION, REGIONS, THINK
+from srum_rubric.wording import ANYTHING, CROP, CROPS, REGION, REGIONS, THINK, filled
 
 Ask = Callable[[Sequence[Question], Decoding], Sequence[Answer | Failure]]
 """Gives an answer a question, in order, or why there is none: a model's ``answer``, or an endpoint's."""
@@ -107,12 +106,12 @@ class RubricJudge(Judge):
         return asks
 
     def _text(self, template: str, values: Mapping[str, str]) -> str:
-        return _filled(template, values) + (f"\n{THINK}" if self._options.think else "")
+        return filled(template, values) + (f"\n{THINK}" if self._options.think else "")
 
     def _region_line(self, index: int, region: Region) -> str:
         phrase = " ".join(region.phrase.split()) or ANYTHING
         sides = {side: str(round(getattr(region.box, side))) for side in ("x0", "y0", "x1", "y1")}
-        return _filled(self._region_template, {"name": region_name(index), "phrase": phrase, **sides})
+        return filled(self._region_template, {"name": region_name(index), "phrase": phrase, **sides})
 
     def _decoding(self, again: bool) -> Decoding:
         options, budget = self._options, self._options.max_tokens
@@ -145,8 +144,3 @@ def _take(ask: _Ask, answer: Answer | Failure) -> None:
     found = parse_regions(answer, [region_name(index) for index in ask.indices], asked)
     for index, score in zip(ask.indices, found.values(), strict=True):
         case.local[index] = score
-
-
-def _filled(template: str, values: Mapping[str, str]) -> str:
-    """The template with its placeholders replaced, all at once: what a prompt says is never a placeholder."""
-    return re.sub("|".join(rf"\{{{name}\}}" for name in values), lambda found: values[found[0][1:-1]], template)

@@ -108,7 +108,7 @@ def parse_regions(answer: Answer, names: Sequence[str], asked: str = "") -> dict
 
 def _lines(answer: Answer, asked: str) -> list[str] | None:
     """What the lines of an answer say, without bullets and outer pipes; None if it ends inside a thought."""
-    text = _without_thoughts(answer.text.translate(_WIDTH))
+    text = without_thoughts(answer.text.translate(_WIDTH))
     if text is None:
         return None
     # The sign makes a line of what follows the last end of a line, even of nothing.
@@ -118,7 +118,7 @@ def _lines(answer: Answer, asked: str) -> list[str] | None:
     return [line for line in (_COUNTED.sub("", line, count=1).strip(_EDGES) for line in said) if line]
 
 
-def _without_thoughts(text: str) -> str | None:
+def without_thoughts(text: str) -> str | None:
     """The text outside of thoughts, each of which ends a line; None if one is open at the end."""
     kept: list[str] = []
     depth = end = 0
@@ -150,23 +150,29 @@ def _agreed(statements: Sequence[_Statement], least: float, reason: str) -> Scor
     first = statements[0]
     meanings = {(one.text.lower() if one.number is None else one.number, one.reason.lower()) for one in statements}
     if len(meanings) > 1:
-        return Failure(AMBIGUOUS, _quoted(" / ".join(f"{one.reason} {one.text}".strip() for one in statements)))
+        return Failure(AMBIGUOUS, quoted(" / ".join(f"{one.reason} {one.text}".strip() for one in statements)))
     if first.number is None:
-        return Failure(REFUSED if _REFUSAL.search(first.text) else NO_SCORE, _quoted(first.text))
+        return Failure(REFUSED if refuses(first.text) else NO_SCORE, quoted(first.text))
     if not least <= first.number <= 1:
-        return Failure(OUT_OF_RANGE, f"{_quoted(first.text)} is not in [{least:g}, 1]")
+        return Failure(OUT_OF_RANGE, f"{quoted(first.text)} is not in [{least:g}, 1]")
     return Score(float(first.number) + 0.0, reason)  # zero has no sign
 
 
 def _nothing(answer: Answer, lines: Sequence[str]) -> Failure:
     """Why an answer states no score at all. ``lines`` are those that count."""
     text = " ".join(lines)
-    if _REFUSAL.search(text):
-        return Failure(REFUSED, _quoted(text))
+    if refuses(text):
+        return Failure(REFUSED, quoted(text))
     if answer.truncated:
         return Failure(TRUNCATED, "no line with a score is complete")
-    return Failure(NO_SCORE, _quoted(text) if text else "the answer is empty")
+    return Failure(NO_SCORE, quoted(text) if text else "the answer is empty")
 
 
-def _quoted(text: str) -> str:
+def refuses(text: str) -> bool:
+    """Whether a text says that its writer cannot or will not do what was asked."""
+    return _REFUSAL.search(text) is not None
+
+
+def quoted(text: str) -> str:
+    """The beginning of an answer, for a failure's detail."""
     return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+
 GLOBAL = """\
 Compare the image with this description: {text}
 Look at every object, its number, its colour, its shape and its place.
@@ -40,3 +43,8 @@ R1 | what the region shows | a number from -1.0 (wrong) to 1.0 (right)"""
 
 CROP = "{name}: {phrase}"
 """One line of ``{regions}`` there. A crop has no place in the image that is shown, so none is named."""
+
+
+def filled(template: str, values: Mapping[str, str]) -> str:
+    """The template with its placeholders replaced, all at once: what a prompt says is never a placeholder."""
+    return re.sub("|".join(rf"\{{{name}\}}" for name in values), lambda found: values[found[0][1:-1]], template)

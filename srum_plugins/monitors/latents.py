@@ -47,7 +47,7 @@ class Latents(Monitor):
         return self.after(model)
 
     def after(self, model: ModelAdapter) -> list[Reading]:
-        """``velocity_norm``, ``velocity_distance`` and ``velocity_outside``; with ``images`` those of ``sampled`` too."""
+        """``velocity_norm``, ``velocity_distance``, ``velocity_outside``; with ``images`` those of ``sampled`` too."""
         readings = []
         for what, now in self._values(model).items():
             base = self._base[what]

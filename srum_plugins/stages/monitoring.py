@@ -200,7 +200,7 @@ def curves(noted: Sequence[Noted]) -> list[dict[str, float]]:
 
 
 def facts(noted: Sequence[Noted], kept: int) -> dict[str, Any]:
-    """What ``done.json`` says of the readings of a training. ``kept`` counts the steps of the weights that it kept where
+    """What ``done.json`` says of the readings of a training. ``kept`` counts the steps of the weights that it kept if
     one of them ended it. Those on the last weights stand there by name, as far as they have a value."""
     if not noted:
         return {}
