@@ -38,6 +38,9 @@ class BaseWeights:
                 yield
             finally:
                 self._give(parameters, kept)
+                # Backward gathers the first of them in another stream, which does not wait for this one.
+                if (device := next(iter(parameters.values())).device).type != "cpu":
+                    torch.accelerator.current_stream(device).synchronize()
 
     @staticmethod
     def _give(parameters: Mapping[str, nn.Parameter], values: Mapping[str, Tensor]) -> None:

@@ -91,7 +91,8 @@ class World:
         """Let the others know that this process stops: they stop too, as soon as they wait or take work."""
         if self.store is not None:
             with suppress(Exception):  # what is being raised says more than a store that is gone
-                self.store.set(FAILED, f"process {self.rank} stopped: {str(error) or type(error).__name__}")
+                # The first says why: what others raise then follows from it.
+                self.store.compare_set(FAILED, "", f"process {self.rank} stopped: {str(error) or type(error).__name__}")
 
     def check(self) -> None:
         """Raise StageError if another process has failed."""
@@ -124,13 +125,15 @@ class World:
 
     def _wait(self, ready: Callable[[Store], bool], meanwhile: Callable[[], None] = lambda: None) -> None:
         assert self.store is not None
-        try:
-            while not ready(self.store):
-                self.check()
-                meanwhile()
-                time.sleep(POLL)
-        except RuntimeError as error:
-            raise _gone(error) from error
+        while True:
+            try:
+                if ready(self.store):
+                    return
+            except RuntimeError as error:
+                raise _gone(error) from error
+            self.check()
+            meanwhile()
+            time.sleep(POLL)
 
 
 @dataclass
@@ -210,6 +213,11 @@ def join(device: str, environment: Mapping[str, str] = os.environ) -> World:
             "for each"
         )
     if cuda and torch.cuda.is_available():
+        if local >= (devices := torch.cuda.device_count()):
+            raise ConfigError(
+                f"LOCAL_RANK={local}, but torch finds {devices} CUDA devices here: start no more than {devices} "
+                "processes on this machine, and let each of them see all of its devices"
+            )
         torch.cuda.set_device(local)
     place = f"{environment['MASTER_ADDR']}:{environment['MASTER_PORT']}"
     try:

@@ -103,6 +103,24 @@ def test_no_picture_of_another_configuration_stays(tmp_path: Path) -> None:
     assert changed.exists()
 
 
+def test_a_stage_alone_shows_the_pictures_that_a_killed_run_had_no_time_to_show(tmp_path: Path) -> None:
+    toy_run(tmp_path, only="generate")
+    expected = contents(tmp_path / "run")
+    (tmp_path / "run/pictures/candidates.png").unlink()
+    toy_run(tmp_path, only="generate")
+    assert contents(tmp_path / "run") == expected
+
+
+def test_what_a_killed_run_left_half_written_goes_wherever_it_lies(tmp_path: Path) -> None:
+    toy_run(tmp_path)
+    expected = contents(tmp_path / "run")
+    for folder in (".", "pictures", "stages/train"):
+        (tmp_path / f"run/{folder}/.aside-1-half").write_text("wri")
+    (tmp_path / "run/summary.json").unlink()
+    toy_run(tmp_path)
+    assert contents(tmp_path / "run") == expected
+
+
 def test_a_run_tells_its_listeners_everything_in_order(heard: tuple[Listener, Path]) -> None:
     listener, folder = heard
     assert [event[0] for event in (listener.events[0], listener.events[-1])] == ["run_started", "run_finished"]

@@ -8,7 +8,7 @@ from engine_fixtures import toy_host, toy_run
 
 from srum_plugins import hookimpl
 from srum_plugins.runs import provenance
-from srum_plugins.runs.provenance import code_digest, made_with
+from srum_plugins.runs.provenance import code_digest, code_place, made_with
 
 
 def test_the_digest_is_that_of_the_code_wherever_it_lies(tmp_path: Path) -> None:
@@ -49,3 +49,17 @@ def test_a_manifest_notes_versions_and_code_and_a_stage_that_goes_on_with_others
     assert said[0].startswith("generate goes on with what was begun otherwise: ")
     assert f"torch was {noted['torch']}, is 9.9" in said[0]
     assert made_with([])["torch"] == "9.9"
+
+
+def test_a_plugin_that_is_a_file_among_others_is_told_by_that_file(tmp_path: Path) -> None:
+    for name in ("plugin.py", "stranger.py", "package/__init__.py", "package/plugin.py", "package/inner/a.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x = 1\n")
+    alone, package = (code_place(tmp_path / name) for name in ("plugin.py", "package/plugin.py"))
+    assert (alone, package) == (tmp_path / "plugin.py", tmp_path / "package")
+    before = code_digest([alone]), code_digest([package])
+    (tmp_path / "stranger.py").write_text("x = 2\n")
+    assert (code_digest([alone]), code_digest([package])) == before
+    for name in ("plugin.py", "package/inner/a.py"):
+        (tmp_path / name).write_text("x = 3\n")
+    assert code_digest([alone]) != before[0] and code_digest([package]) != before[1]

@@ -1,7 +1,9 @@
 """Records that fail are set apart, and the run goes on without them; stages that are done again."""
 
 import json
+import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,10 @@ from srum_plugins.errors import ContractError, DamagedError, StageError, Storage
 from srum_plugins.host import PluginHost
 from srum_plugins.providers import Capability, Provider
 from srum_plugins.records import Failure, Grounding, Judgement
+from srum_plugins.runs.redo import NOTE, put_aside
+from srum_plugins.runs.store import StageDirectory
 from srum_plugins.stages import ground, judge, reward
-from srum_plugins.stages.quarantine import Failing, attempt
+from srum_plugins.stages.quarantine import Failing, attempt, set_apart
 from srum_plugins.stages.session import Session
 
 FAILING = Failing[str](keep=lambda item, failure: f"-{item} {failure.cause}", read=lambda record: None)
@@ -174,7 +178,7 @@ def test_stages_are_done_again_from_one_on_and_what_was_there_is_put_aside(tmp_p
     toy_backend.calls.clear()
     said: list[str] = []
     run(toy_config(tmp_path), toy_host(), say=said.append, start="reward")
-    assert [line.split()[0] for line in said] == ["reward", "train", "evaluate"]
+    assert [line.split()[0] for line in said] == ["evaluate", "train", "reward"]
     assert all("is done again; what was there is now " in line for line in said)
     assert not toy_backend.calls["ground"] and toy_backend.calls["aggregate"] == 1 and toy_backend.calls["predict"]
     after = contents(tmp_path / "run")
@@ -205,7 +209,67 @@ def test_doing_again_that_was_interrupted_goes_on(tmp_path: Path) -> None:
     assert toy_backend.calls["judge"] == 3
 
 
+def test_a_run_that_was_killed_at_its_very_end_has_nothing_left_to_do_again(tmp_path: Path) -> None:
+    from srum_plugins.runs import redo
+    from srum_plugins.stages.pipeline import run
+
+    toy_run(tmp_path)
+    session = Session(toy_config(tmp_path), toy_host())
+    redo.put_aside(tmp_path / "run", "judge", [session.directory(judge.STAGE)], lambda line: None)
+    toy_run(tmp_path)
+    assert not (tmp_path / "run" / redo.NOTE).exists()
+    redo.put_aside(tmp_path / "run", "evaluate", [], lambda line: None)  # the note, and all is complete
+    toy_run(tmp_path)
+    assert not (tmp_path / "run" / redo.NOTE).exists()
+    toy_backend.calls.clear()
+    run(toy_config(tmp_path), toy_host(), say=lambda line: None, start="judge")
+    assert toy_backend.calls["judge"] == 3
+
+
 def test_from_is_a_stage_of_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         cli.main(["run", str(tmp_path / "toy.yaml"), "--from", "judging"])
     assert "invalid choice: 'judging'" in capsys.readouterr().err
+
+
+def stages(folder: Path) -> list[StageDirectory]:
+    found = [StageDirectory(folder, name, {}) for name in ("judge", "reward", "train")]
+    for one in found:
+        one.begin()
+    return found
+
+
+def test_putting_aside_that_is_interrupted_leaves_no_stage_that_was_made_of_one_that_is_gone(tmp_path: Path) -> None:
+    for most in range(4):
+        given, said = stages(tmp_path / str(most)), []
+
+        def say(line: str, most: int = most, said: list[str] = said) -> None:
+            if len(said) == most:
+                raise KeyboardInterrupt
+            said.append(line)
+
+        with suppress(KeyboardInterrupt):
+            put_aside(tmp_path / str(most), "judge", given, say)
+        there = [one.path.exists() for one in given]
+        assert there == sorted(there, reverse=True)
+        put_aside(tmp_path / str(most), "judge", given, say=said.append)
+        assert [len(list(one.family.glob("*.replaced-*"))) for one in given] == [1, 1, 1]
+
+
+def test_what_was_put_aside_may_be_deleted_in_any_order_and_a_damaged_note_is_none(tmp_path: Path) -> None:
+    for gone in (None, 1, None, 2):
+        given = stages(tmp_path)
+        if gone is not None:
+            shutil.rmtree(given[0].path.with_name(f"{given[0].path.name}.replaced-{gone}"))
+        put_aside(tmp_path, "judge", given, say=lambda line: None)
+        (tmp_path / NOTE).write_text("{")
+    assert sorted(path.name[-1] for path in given[0].family.glob("*.replaced-*")) == ["1", "2"]
+    assert sorted(path.name[-1] for path in given[1].family.glob("*.replaced-*")) == ["1", "2", "3", "4"]
+
+
+def test_the_list_of_what_failed_is_that_of_the_last_time(tmp_path: Path) -> None:
+    directory = stages(tmp_path)[0]
+    assert set_apart(directory, {"a": Failure("odd")}, 10, 0.5) == 1
+    assert directory.loose() == ["quarantine.jsonl"]
+    assert set_apart(directory, {}, 10, 0.5) == 0
+    assert directory.loose() == []

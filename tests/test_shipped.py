@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -105,3 +108,25 @@ def test_one_word_swaps_the_grounder(tmp_path: Path, overrides: tuple[str, ...])
 )
 def test_one_word_swaps_a_provider(tmp_path: Path, overrides: tuple[str, ...]) -> None:
     assert run(tmp_path, *overrides)["seconds"]
+
+
+@pytest.mark.slow
+def test_two_processes_that_share_the_weights_out_make_the_same_candidates_and_steps(tmp_path: Path) -> None:
+    for size, sharding in ((1, "none"), (2, "fsdp2")):
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(size)] if size > 1 else []
+        command = [sys.executable, *launcher, "-m", "srum_plugins.cli", "run", str(DEMO), *SMALL, "train.batch=8"]
+        command += [f"run.directory={tmp_path / str(size)}", f"train.sharding={sharding}"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "SRUM_QUIET": "1"}
+        subprocess.run(command, env=environment, check=True, timeout=400)
+
+    def steps(size: int) -> list[dict[str, float]]:
+        (file,) = (tmp_path / str(size)).glob("stages/train/*/metrics.jsonl")
+        return [json.loads(line) for line in file.read_text().splitlines()]
+
+    for one, two in zip(steps(1), steps(2), strict=True):
+        assert two == pytest.approx(one, rel=1e-3, abs=1e-5)
+    for file in (tmp_path / "1").glob("stages/[gjrb]*/*/*s/*.png"):  # candidates, and images before training
+        if file.parent.name == "images":
+            assert file.read_bytes() == (tmp_path / "2" / file.relative_to(tmp_path / "1")).read_bytes()
+    understanding = json.loads((tmp_path / "2/summary.json").read_text())["understanding"]
+    assert understanding["identical"] is True

@@ -138,3 +138,14 @@ def test_a_stage_that_may_not_be_written_says_so(tmp_path: Path, monkeypatch: py
         directory.begin()
     with pytest.raises(StorageError, match=r"lock cannot be written"), held(tmp_path, World()):
         pass
+
+
+def test_a_disk_that_is_full_when_a_run_begins_is_told_in_plain_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(handle: int, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", refuse)
+    with pytest.raises(StorageError, match=r"lock cannot be written: the disk is full"), held(tmp_path, World()):
+        pass

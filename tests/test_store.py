@@ -3,6 +3,8 @@
 import json
 import multiprocessing
 import os
+import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from PIL import Image
 
 from srum_plugins.errors import ContractError, DamagedError, StageError
 from srum_plugins.records import Box, Grounding, Region
+from srum_plugins.runs import files
 from srum_plugins.runs.files import ASIDE, clean, write_bytes, write_folder, write_json
 from srum_plugins.runs.fingerprint import canonical, changes, fingerprint, stable_seed
 from srum_plugins.runs.lock import held
@@ -102,13 +105,27 @@ def test_any_order_and_any_loss_gives_the_same_bytes(
     assert make(other, shards.missing()) == expected
 
 
-def test_images_are_on_disk_before_the_records_that_name_them(tmp_path: Path) -> None:
+def test_images_are_on_disk_before_the_records_that_name_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shards = Shards(tmp_path, Grounding, 1, 1)
     broken = Image.new("F", (2, 2))  # PNG cannot hold it
     with pytest.raises(OSError):
         shards.write(0, [record(0)], {"images/a.png": Image.new("RGB", (2, 2)), "images/b.png": broken})
     assert shards.missing() == [0]
-    assert (tmp_path / "images/a.png").exists()
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    order: list[str] = []
+
+    def flush(path: Path) -> None:
+        order.append(f"flush {re.sub(rf'{ASIDE}[0-9a-f]+-', '', path.name)}")
+
+    monkeypatch.setattr(files, "sync", flush)
+    replace = Path.replace
+    monkeypatch.setattr(Path, "replace", lambda self, to: (order.append(f"name {to.name}"), replace(self, to))[1])
+    shards.write(0, [record(0)], {"images/a.png": Image.new("RGB", (2, 2))})
+    part = order.index("name part-00000.jsonl")
+    for name in ("a.png", "part-00000.sha256"):
+        flushed = order.index(f"flush {name}")
+        assert flushed < order.index(f"name {name}") < order.index(f"flush {tmp_path.name}", flushed) < part
+    assert order.index("flush part-00000.jsonl") < part
 
 
 @pytest.mark.parametrize(
@@ -219,3 +236,16 @@ def test_two_runs_cannot_have_one_directory_and_a_dead_one_holds_nothing(tmp_pat
     holder.join()
     with held(tmp_path, World()):
         assert (tmp_path / "lock").read_text().startswith(f"process {os.getpid()} on ")
+
+
+def test_one_file_may_be_written_by_several_at_once(tmp_path: Path) -> None:
+    """As by threads that ask an endpoint the same, and processes of two machines with the same number."""
+    content = {"request": "the same"}
+
+    def write(name: int) -> None:
+        write_json(tmp_path / f"{name}.json", content)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, [name for name in range(20) for _ in range(8)]))
+    assert {path.name for path in tmp_path.iterdir()} == {f"{name}.json" for name in range(20)}
+    assert all(json.loads(path.read_text()) == content for path in tmp_path.iterdir())

@@ -1,8 +1,10 @@
 """The train stage: data order, resuming to the bit, stopping on what is not finite."""
 
 import dataclasses
+import gc
 import json
 import shutil
+import weakref
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,13 +23,14 @@ from torch import Tensor
 from srum_plugins import hookimpl
 from srum_plugins.config import TrainSection
 from srum_plugins.contracts import Draws, Example, Generated, ModelAdapter, Objective, TrainBatch
-from srum_plugins.errors import CheckpointError, ContractError, StageError
+from srum_plugins.errors import CheckpointError, ConfigError, ContractError, StageError
 from srum_plugins.providers import Provider
 from srum_plugins.records import Prompt
 from srum_plugins.stages import train
 from srum_plugins.stages.session import Session
-from srum_plugins.training.checkpoints import checkpoints, resume
+from srum_plugins.training.checkpoints import best, checkpoints, dropped, resume
 from srum_plugins.training.dataset import Dataset
+from srum_plugins.training.parallel import Single
 from srum_plugins.training.state import TrainingState
 
 
@@ -160,6 +163,39 @@ def test_training_moves_the_trained_half_only_and_its_metrics_are_complete(strai
     adapter.load_trained(folder / "weights")
     assert not torch.equal(before, adapter.model.palette)
     assert adapter.understanding_digest() == digest
+
+
+@given(
+    losses=st.lists(st.integers(0, 4), min_size=1, max_size=20),
+    every=st.integers(1, 4),
+    keep=st.integers(1, 3),
+    sign=st.sampled_from(["", "-"]),
+    data=st.data(),
+)
+def test_the_best_checkpoint_is_the_same_whatever_was_dropped_before(
+    losses: list[int], every: int, keep: int, sign: str, data: st.DataObject
+) -> None:
+    rows = [{"step": step, "loss": float(loss)} for step, loss in enumerate(losses)]
+    places = sorted({*range(every, len(losses) + 1, every), len(losses)})
+    saved = [(done, Path(f"step-{done:06d}")) for done in places]
+    settings = TrainSection(keep=keep, keep_best=f"{sign}loss", checkpoint_every=every)
+    winner = best(saved, rows, f"{sign}loss", every)
+    gone = dropped(saved, rows, settings)
+    assert not {winner, *(folder for _, folder in saved[-keep:])} & set(gone)
+    assert len(saved) - len(gone) <= keep + 1
+    part = data.draw(st.sets(st.sampled_from(gone))) if gone else set()
+    left = [(done, folder) for done, folder in saved if folder not in part]
+    assert best(left, rows, f"{sign}loss", every) == winner
+    assert dropped(left, rows, settings) == [folder for folder in gone if folder not in part]
+
+
+def test_a_run_drops_the_checkpoints_that_a_killed_one_had_no_time_to_drop(straight: Path, tmp_path: Path) -> None:
+    shutil.copytree(straight / "run", tmp_path / "run")
+    (folder,) = (tmp_path / "run/stages/train").glob("*/")
+    (folder / "done.json").unlink()
+    (folder / "checkpoints/step-000003").mkdir()  # emptied already
+    toy_run(tmp_path)
+    assert contents(tmp_path / "run") == contents(straight / "run")
 
 
 def test_checkpoints_more_often_give_the_same_weights(straight: Path, tmp_path: Path) -> None:
@@ -348,3 +384,82 @@ def test_a_checkpoint_that_is_damaged_or_of_another_model_is_refused(straight: P
         resume(directory, state)
     shutil.rmtree(newest)
     assert resume(directory, state) == 6
+
+
+class Beginning(toy_backend.ToyAdapter):
+    """What it trains begins at random, as low-rank adapters do."""
+
+    def start_training(self, training: Any, *, base: bool) -> dict[str, torch.nn.Parameter]:
+        parameters = super().start_training(training, base=base)
+        with torch.no_grad():
+            parameters["palette"].add_(0.1 * torch.randn(parameters["palette"].shape))
+        return parameters
+
+
+def test_what_begins_at_random_begins_alike_when_it_is_begun_again(tmp_path: Path) -> None:
+    class Plugin:
+        @hookimpl
+        def srum_model_adapters(self) -> Sequence[Provider]:
+            return [dataclasses.replace(toy_backend.srum_model_adapters()[0], name="beginning", factory=Beginning)]
+
+    host = toy_host()
+    host.register(Plugin(), "beginning")
+    toy_run(tmp_path, "adapter=beginning", host=host)
+    before = contents(tmp_path / "run")
+    shutil.rmtree(tmp_path / "run/stages/train")
+    torch.manual_seed(7)  # another process, which has made other chunks before
+    toy_run(tmp_path, "adapter=beginning", only="train", host=host)
+    assert contents(tmp_path / "run") == before
+
+
+def test_an_optimizer_that_rounds_at_random_does_it_alike_whatever_a_process_has_seen(tmp_path: Path) -> None:
+    drawn: list[Tensor] = []
+
+    class Rounding(torch.optim.SGD):
+        def step(self, closure: Any = None) -> None:
+            drawn.append(torch.rand(3))
+
+    toy_run(tmp_path)
+    session = Session(toy_config(tmp_path), toy_host())
+    data = Dataset.build(session, session.model(), train._examples(session))
+    whole = train._trainer(session, data)
+    state = dataclasses.replace(whole.state, optimizer=Rounding(whole.state.moved.values(), lr=0.1))
+
+    class Second(Single):
+        def places(self, count: int) -> range:
+            return range(count // 2, count)
+
+    for engine in (whole.engine, Second(session.objective, session.model())):
+        for step in range(2):
+            dataclasses.replace(whole, state=state, engine=engine).step(step)
+    assert torch.equal(drawn[0], drawn[2]) and torch.equal(drawn[1], drawn[3])
+    assert not torch.equal(drawn[0], drawn[1])
+
+
+def test_a_metric_that_there_is_not_is_told_at_the_first_step(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"train.keep_best=-los: training has no metric 'los'. Did you mean 'loss'"):
+        toy_run(tmp_path, "train.keep_best=-los")
+    (metrics,) = (tmp_path / "run/stages/train").glob("*/metrics.jsonl")
+    assert metrics.read_text() == ""
+    toy_run(tmp_path, "train.keep_best=-loss")  # no other result: it goes on in the same directory
+    assert len(metrics.read_text().splitlines()) == 8
+
+
+def test_the_optimizer_is_gone_when_the_weights_are_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, there = [], []
+    original = train._trainer
+
+    def watched(session: Session, data: Dataset) -> Any:
+        trainer = original(session, data)
+        made.append(weakref.ref(trainer.state.optimizer))
+        return trainer
+
+    def reached(point: str) -> None:
+        if point == "save":
+            gc.collect()
+            there.append(made[0]() is not None)
+
+    monkeypatch.setattr(train, "_trainer", watched)
+    monkeypatch.setattr(toy_backend, "reached", reached)
+    toy_run(tmp_path)
+    assert there == [False]

@@ -5,15 +5,19 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+import torch
+from engine_fixtures import toy_config, toy_host
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.distributed import HashStore
 
 from srum_plugins import world as worlds
-from srum_plugins.errors import ConfigError, StageError
+from srum_plugins.errors import CheckpointError, ConfigError, StageError
+from srum_plugins.stages import pipeline
 from srum_plugins.world import World, disagreements, join
 
 T = TypeVar("T")
@@ -196,3 +200,53 @@ def test_a_port_that_is_taken_is_named() -> None:
         port = str(other.getsockname()[1])
         with pytest.raises(ConfigError, match=rf"cannot meet the 1 others at 127\.0\.0\.1:{port}"):
             join("cpu", launched(MASTER_PORT=port))
+
+
+def test_processes_that_have_no_device_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ConfigError, match="LOCAL_RANK=1, but torch finds 1 CUDA devices here: start no more than 1"):
+        join("cuda", launched(RANK="1", LOCAL_RANK="1"))
+
+
+# --- who says why -----------------------------------------------------------------------------------------------------
+def test_the_first_that_fails_says_why() -> None:
+    store = HashStore()
+    first, second = (World(rank, 2, rank, store) for rank in range(2))
+    second.fail(ValueError("no such tile"))
+    with pytest.raises(StageError) as told:
+        first.check()
+    first.fail(told.value)
+    with pytest.raises(StageError, match=r"^process 1 stopped: no such tile \(told to process 0\)$"):
+        first.check()
+
+
+def test_a_listener_that_fails_while_others_are_waited_for_is_not_taken_for_them() -> None:
+    def fail(done: int) -> None:
+        raise RuntimeError("the tracker is full")
+
+    own, other = (World(rank, 2, rank, store) for store in [HashStore()] for rank in range(2))
+    other.share("pieces", 2).add(1)
+    with pytest.raises(RuntimeError, match=r"^the tracker is full$"):
+        own.share("pieces", 2).wait(2, fail)
+
+
+def test_a_process_that_fails_at_its_beginning_lets_the_others_know(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: Any) -> None:
+        raise CheckpointError("the checkpoint is not on this machine")
+
+    main, other = (World(rank, 2, rank, store) for store in [HashStore()] for rank in range(2))
+    monkeypatch.setattr(pipeline, "Session", fail)
+    with pytest.raises(CheckpointError):
+        pipeline.run(toy_config(tmp_path), toy_host(), "generate", world=other)
+    with pytest.raises(StageError, match=r"^process 1 stopped: the checkpoint is not on this machine"):
+        main.check()
+
+    def lose(*arguments: Any) -> None:
+        raise RuntimeError("Connection closed by peer")
+
+    monkeypatch.setattr(pipeline, "Session", lose)
+    with pytest.raises(StageError, match=r"^process 1 stopped: the checkpoint is not on this machine"):
+        pipeline.run(toy_config(tmp_path), toy_host(), "generate", world=main)

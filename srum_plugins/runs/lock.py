@@ -43,10 +43,10 @@ def held(directory: Path, world: World) -> Iterator[None]:
             _take(own, directory)
             _outlast(workers, directory)
             token = uuid.uuid4().hex
-            own.truncate(0)
-            own.write(f"process {os.getpid()} on {socket.gethostname()}\n{token}\n")
-            own.flush()
-            os.fsync(own.fileno())
+            with storing(directory / "lock"):
+                own.truncate(0)  # and not by its buffer, which would be written once more on closing
+                os.write(own.fileno(), f"process {os.getpid()} on {socket.gethostname()}\n{token}\n".encode())
+                os.fsync(own.fileno())
         told = world.tell("lock", lambda: token)
         if not world.main:
             own.seek(0)

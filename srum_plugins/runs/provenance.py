@@ -12,8 +12,8 @@ LIBRARIES = ("torch", "transformers", "diffusers", "numpy", "pillow")
 """Packages whose version may change the last bits of results."""
 
 
-def made_with(folders: Iterable[Path]) -> dict[str, str]:
-    """Versions of Python and of what computes, and a digest of the code in these folders: those of the core and of the
+def made_with(places: Iterable[Path]) -> dict[str, str]:
+    """Versions of Python and of what computes, and a digest of the code in these places: those of the core and of the
     plugins that a run uses. For people; what decides about reuse is the fingerprint."""
     found = {"python": platform.python_version(), "machine": platform.machine()}
     for name in LIBRARIES:
@@ -21,14 +21,19 @@ def made_with(folders: Iterable[Path]) -> dict[str, str]:
             found[name] = version(name)
         except PackageNotFoundError:
             continue
-    return {**found, "code": code_digest(folders)}
+    return {**found, "code": code_digest(places)}
 
 
-def code_digest(folders: Iterable[Path]) -> str:
-    """sha256 of all Python files in these folders, by their names within them."""
+def code_place(file: Path) -> Path:
+    """Where the code of a plugin is: the package of this file, or the file alone, if it lies among other things."""
+    return file.parent if (file.parent / "__init__.py").exists() else file
+
+
+def code_digest(places: Iterable[Path]) -> str:
+    """sha256 of these Python files, and of all in these folders, by their names within them."""
     digest = hashlib.sha256()
-    for folder in sorted(set(folders)):
-        for file in sorted(folder.rglob("*.py")):
-            digest.update(f"{folder.name}/{file.relative_to(folder).as_posix()}\0".encode())
+    for place in sorted(set(places)):
+        for file in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
+            digest.update(f"{file.relative_to(place.parent).as_posix()}\0".encode())
             digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()

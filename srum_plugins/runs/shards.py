@@ -65,8 +65,7 @@ class Shards(Generic[T]):
         return sum(len(self.items(index)) for index in range(len(self)) if self.part(index).exists())
 
     def write(self, index: int, records: Sequence[T], files: Mapping[str, Attachment] | None = None) -> None:
-        """Write one chunk: its images and tensors first (by path relative to the folder), then its sums, then its
-        records.
+        """Write one chunk: its images and tensors (by path relative to the folder) and its sums, then its records.
 
         Raises:
             ContractError: the number of records is not that of the chunk; or one names a file that is not given, or
@@ -89,11 +88,11 @@ class Shards(Generic[T]):
                 data = image_bytes(content) if isinstance(content, Image.Image) else tensor_bytes(content)
                 digests[name] = hashlib.sha256(data).hexdigest()
                 yield inside(self.folder, name), data
+            # Last, so that sums that are cut off are told by its absence.
+            digests[self.part(index).name] = hashlib.sha256(part).hexdigest()
+            yield self.sums(index), sums_text(digests).encode()
 
         write_files(contents())
-        # Last, so that sums that are cut off are told by its absence.
-        digests[self.part(index).name] = hashlib.sha256(part).hexdigest()
-        write_bytes(self.sums(index), sums_text(digests).encode())
         write_bytes(self.part(index), part)
 
     def read(self) -> list[T]:

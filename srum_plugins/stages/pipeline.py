@@ -22,7 +22,7 @@ from srum_plugins.report import rows
 from srum_plugins.runs.files import clean, read_sealed, storing, write_if_different
 from srum_plugins.runs.fingerprint import SHORT
 from srum_plugins.runs.lock import held
-from srum_plugins.runs.redo import finished, put_aside
+from srum_plugins.runs.redo import finished, put_aside, redoing
 from srum_plugins.runs.store import StageDirectory
 from srum_plugins.stages import evaluate, generate, ground, judge, reward, train
 from srum_plugins.stages.monitoring import stopped_early
@@ -59,31 +59,31 @@ def run(
         StageError: a stage before ``only`` is missing or stale, a stage cannot run, or another process has failed.
         SrumError: whatever else keeps a stage from running; see :mod:`srum_plugins.errors`.
     """
-    chosen = [stage for stage in STAGES if only in (None, stage.name)]
-    gate.check(
-        config.providers[Kind.ADAPTER].registered,
-        _others(config),
-        [stage.name for stage in chosen],
-        ground=config.ground,
-        host=host,
-    )
-    if any(stage is train.STAGE for stage in chosen):
-        adapter = config.providers[Kind.ADAPTER]
-        gate.check_optimizer(adapter.registered, adapter.options, config.training, config.train)
-        gate.check_latents(adapter.registered, adapter.options, config.train)
-        size = 1 if world is None else world.size
-        gate.check_world(adapter.registered, config.train, size)
-        gate.check_monitors(_watching(config), config.train, size)
-    session = Session(config, host, world)
-    world = session.world
+    world = world or World()
     try:
+        chosen = [stage for stage in STAGES if only in (None, stage.name)]
+        _check(config, host, chosen, world)
+        session = Session(config, host, world)
         _agree(session)
         if only is not None:
             _require_inputs(session, chosen[0])
         return _run_stages(session, chosen, say if world.main else lambda text: None, start)
     except BaseException as error:
+        if isinstance(error, RuntimeError):  # such as of a collective that lost a process, which may have said why
+            world.check()
         world.fail(error)
         raise
+
+
+def _check(config: RunConfig, host: PluginHost, chosen: Sequence[Stage], world: World) -> None:
+    """Refuse what cannot run to its end; see :mod:`srum_plugins.gate`."""
+    adapter = config.providers[Kind.ADAPTER]
+    gate.check(adapter.registered, _others(config), [stage.name for stage in chosen], ground=config.ground, host=host)
+    if any(stage is train.STAGE for stage in chosen):
+        gate.check_optimizer(adapter.registered, adapter.options, config.training, config.train)
+        gate.check_latents(adapter.registered, adapter.options, config.train)
+        gate.check_world(adapter.registered, config.train, world.size)
+        gate.check_monitors(_watching(config), config.train, world.size)
 
 
 def _run_stages(
@@ -140,7 +140,7 @@ def _again(start: str) -> list[Part]:
 
 def _all_done(session: Session, chosen: Sequence[Stage], settings: bytes) -> bool:
     directories = [session.directory(stage) for stage in chosen]
-    if not all(directory.complete for directory in directories):
+    if redoing(session.config.directory) or not all(directory.complete for directory in directories):
         return False
     files = _outcome(session, settings)
     for directory in directories:

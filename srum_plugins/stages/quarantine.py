@@ -12,7 +12,7 @@ import torch
 
 from srum_plugins.errors import DamagedError, SrumError, StageError
 from srum_plugins.records import Failure
-from srum_plugins.runs.files import write_bytes
+from srum_plugins.runs.files import storing, write_bytes
 from srum_plugins.runs.fingerprint import stable_seed
 from srum_plugins.runs.shards import Attachment
 from srum_plugins.runs.store import QUARANTINE, StageDirectory
@@ -83,8 +83,12 @@ def set_apart(directory: StageDirectory, failures: Mapping[str, Failure], total:
         json.dumps({"candidate": name, "cause": failure.cause, "detail": failure.detail}, ensure_ascii=False)
         for name, failure in failures.items()
     ]
+    path = directory.path / QUARANTINE
     if lines:
-        write_bytes(directory.path / QUARANTINE, "".join(f"{line}\n" for line in lines).encode())
+        write_bytes(path, "".join(f"{line}\n" for line in lines).encode())
+    else:  # of chunks that were damaged since, and made again
+        with storing(path):
+            path.unlink(missing_ok=True)
     check_share(directory.name, len(lines), total, most, list(failures.values()))
     return len(lines)
 

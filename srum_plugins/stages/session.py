@@ -23,7 +23,7 @@ from srum_plugins.providers import Kind
 from srum_plugins.records import Prompt, to_json
 from srum_plugins.runs.files import write_image
 from srum_plugins.runs.fingerprint import fingerprint, stable_seed
-from srum_plugins.runs.provenance import made_with
+from srum_plugins.runs.provenance import code_place, made_with
 from srum_plugins.runs.shards import Attachment, Shards
 from srum_plugins.runs.store import StageDirectory
 from srum_plugins.runs.sums import check_folder
@@ -189,9 +189,8 @@ class Session:
     @cached_property
     def made_with(self) -> dict[str, str]:
         """Versions and code of the core and of the plugins that are used (:mod:`srum_plugins.runs.provenance`)."""
-        used = [one.registered.file for one in self.config.used]
-        folders = {Path(file.rpartition(":")[0]).parent for file in used}
-        return made_with([Path(srum_plugins.__file__).parent, *folders])
+        places = {code_place(Path(one.registered.file.rpartition(":")[0])) for one in self.config.used}
+        return made_with([Path(srum_plugins.__file__).parent, *places])
 
     # --- events ---------------------------------------------------------------------------------------------------
     def listens(self, hook: str) -> bool:

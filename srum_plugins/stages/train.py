@@ -5,19 +5,23 @@ Metrics written after the last checkpoint are dropped on resume.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
+import torch
 from torch import Tensor
 
 from srum_plugins.config import TrainSection
 from srum_plugins.contracts import Example
-from srum_plugins.errors import ContractError, StageError
+from srum_plugins.errors import ConfigError, ContractError, StageError, did_you_mean
 from srum_plugins.pictures import training_curve
 from srum_plugins.providers import Kind
 from srum_plugins.runs.files import storing, write_folder
+from srum_plugins.runs.fingerprint import stable_seed
 from srum_plugins.runs.store import StageDirectory
 from srum_plugins.stages import generate, monitoring, reward
 from srum_plugins.stages.monitoring import Watch, read_noted, stopping
@@ -94,7 +98,7 @@ def _train(session: Session, directory: StageDirectory) -> bool:
     report = session.listens("srum_train_step_finished")
     world.meet("training begun")
     rows = read_metrics(directory) if watch.on else []
-    with storing(directory.path / METRICS), _log(session, directory) as log:
+    with _log(session, directory) as log:
         for step in range(start, settings.steps if stop is None else start):
             if announce:
                 hook.srum_train_step_started(run=info, step=step)
@@ -103,7 +107,9 @@ def _train(session: Session, directory: StageDirectory) -> bool:
             except BaseException as error:
                 hook.srum_train_step_failed(run=info, step=step, error=error)
                 raise
-            log.write(f"{json.dumps({'step': step, **metrics}, allow_nan=False)}\n")
+            _check_best(settings, metrics)
+            with storing(directory.path / METRICS):
+                log.write(f"{json.dumps({'step': step, **metrics}, allow_nan=False)}\n")
             if report:
                 hook.srum_train_step_finished(run=info, step=step, metrics=metrics)
             if watch.on:
@@ -113,7 +119,8 @@ def _train(session: Session, directory: StageDirectory) -> bool:
                 if (stop := stopping(readings)) is not None:
                     break
             if (step + 1) % settings.checkpoint_every == 0 or step + 1 == settings.steps:
-                log.flush()
+                with storing(directory.path / METRICS):
+                    log.flush()
                 folder = save(directory, state, step + 1, settings, world)
                 if world.main:
                     directory.tick()
@@ -128,7 +135,10 @@ def _train(session: Session, directory: StageDirectory) -> bool:
         restore(Path(kept[1]), state, world)
     state.take_average()
     watch.note(watch.after(done, trainer.model))
-    _save_weights(session, directory, state)
+    whole = _gathered(session, state)
+    # What the optimizer and the monitors held, and a model in parts, would lie beside the model that is saved.
+    del trainer, state, data, watch
+    _save_weights(session, directory, whole)
     return True
 
 
@@ -170,6 +180,8 @@ def _examples(session: Session) -> list[Example]:
 def _trainer(session: Session, data: Dataset) -> Trainer:
     """The model ready to train, alone or with other processes."""
     settings, world, model, objective = session.config.train, session.world, session.model(), session.objective
+    # What is trained beside the weights begins at random: alike in all processes, and in a run that is started again.
+    torch.manual_seed(stable_seed(session.config.run.seed, "start of training"))
     parameters = model.start_training(session.config.training, base=objective.uses_base)
     if not parameters:
         raise ContractError(f"adapter {session.choice(Kind.ADAPTER).name!r} names no trainable parameter")
@@ -186,26 +198,43 @@ def _trainer(session: Session, data: Dataset) -> Trainer:
 def _log(session: Session, directory: StageDirectory) -> IO[str]:
     """Where metrics are written: by the main process alone."""
     file = directory.path / METRICS if session.world.main else Path(os.devnull)
-    return file.open("a", encoding="utf-8")
+    with storing(file):
+        return file.open("a", encoding="utf-8")
 
 
-def _save_weights(session: Session, directory: StageDirectory, state: TrainingState) -> None:
-    """Let the adapter save itself, in the main process. Weights that are shared out are gathered there into a model
+def _check_best(settings: TrainSection, metrics: Mapping[str, float]) -> None:
+    if settings.keep_best is not None and (name := settings.keep_best.removeprefix("-")) not in metrics:
+        raise ConfigError(
+            f"train.keep_best={settings.keep_best}: training has no metric {name!r}.{did_you_mean(name, metrics)}"
+        )
+
+
+def _gathered(session: Session, state: TrainingState) -> dict[str, Tensor] | None:
+    """What was trained, whole and on the CPU, in the main process (none in the others); None unless it is shared out.
+    All processes must ask together."""
+    if session.world.size == 1 or session.config.train.sharding != "fsdp2":
+        return None
+    gathered: dict[str, Tensor] = {}
+    for name, value in state.parameters.items():
+        whole = full(value.detach())
+        if session.world.main:
+            gathered[name] = whole.cpu()
+    return gathered
+
+
+def _save_weights(session: Session, directory: StageDirectory, whole: Mapping[str, Tensor] | None) -> None:
+    """Let the adapter save itself, in the main process. Weights that were shared out (``whole``) are put into a model
     that is not."""
-    world, folder = session.world, weights(directory)
-    if world.size > 1 and session.config.train.sharding == "fsdp2":
-        gathered: dict[str, Tensor] = {}
-        for name, value in state.parameters.items():
-            whole = full(value.detach())
-            if world.main:
-                gathered[name] = whole.cpu()
+    world = session.world
+    if whole is not None:
         session.release()
+        gc.collect()  # what is shared out refers to itself
         if world.main:
             fresh = session.model().start_training(session.config.training, base=False)
-            for name, whole in gathered.items():
-                fill(fresh[name], whole)
+            for name, value in whole.items():
+                fill(fresh[name], value)
     if world.main:
-        write_folder(folder, session.model().save)
+        write_folder(weights(directory), session.model().save)
     world.meet("weights saved")
 
 

@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from srum_plugins.errors import TrackingError
-from srum_plugins.runs.files import write_json
+from srum_plugins.runs.files import ASIDE, sync, write_json
 
 _METRICS_PER_BATCH = 1000  # limits of the MLflow server
 _PARAMS_PER_BATCH = 100
@@ -185,6 +185,9 @@ def _open(uri: str, experiment: str, name: str, ids_file: Path, config_hash: str
     from mlflow.exceptions import MlflowException
 
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # it announces each new database
+    database = _sqlite_file(uri)
+    if database is not None and not database.exists():
+        _create(database)
     client = MlflowClient(tracking_uri=uri, registry_uri=uri)
     ids = _read_ids(ids_file)
     if config_hash in ids:
@@ -235,6 +238,28 @@ def _first_use(uri: str) -> AbstractContextManager[object]:
         return nullcontext()
     database.parent.mkdir(parents=True, exist_ok=True)
     return FileLock(database.with_name(database.name + ".lock"))
+
+
+def _create(database: Path) -> None:
+    """A new SQLite store. MLflow makes its tables in some fifty steps and flushes each to the disk, which takes
+    seconds: here all are flushed once, aside, so that a run that is killed meanwhile leaves no half of them either."""
+    from mlflow import MlflowClient
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+
+    def hurry(connection: Any, record: Any) -> None:
+        connection.execute("PRAGMA synchronous = OFF")
+
+    aside = database.with_name(f"{ASIDE}{database.name}")
+    aside.unlink(missing_ok=True)  # of a process that was killed: this one has the lock
+    event.listen(Engine, "connect", hurry)
+    try:
+        uri = f"{_SQLITE}{aside}"
+        MlflowClient(tracking_uri=uri, registry_uri=uri).search_experiments(max_results=1)
+    finally:
+        event.remove(Engine, "connect", hurry)
+    sync(aside)
+    aside.replace(database)
 
 
 def _read_ids(path: Path) -> dict[str, str]:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from srum_plugins.config import TrainSection
 from srum_plugins.errors import CheckpointError, DamagedError
-from srum_plugins.runs.files import begun_folder, commit_folder, storing, write_bytes
+from srum_plugins.runs.files import ASIDE, begun_folder, commit_folder, storing, write_bytes
 from srum_plugins.runs.store import StageDirectory
 from srum_plugins.runs.sums import check_folder
 from srum_plugins.training.optimizers import restore_state, state_tensors
@@ -70,7 +70,8 @@ def save(directory: StageDirectory, state: TrainingState, done: int, settings: T
 def drop(directory: StageDirectory, settings: TrainSection) -> None:
     """Remove the checkpoints that are not to be kept."""
     for old in dropped(checkpoints(directory), read_metrics(directory), settings):
-        shutil.rmtree(old)
+        # One that is removed in part would be a damaged one.
+        shutil.rmtree(old.rename(old.with_name(f"{ASIDE}{old.name}")))
 
 
 def dropped(

@@ -64,6 +64,8 @@ class Trainer:
                 )
         rate = learning_rate(settings, step)
         optimizers.set_rate(state.optimizer, rate)
+        # Optimizers that round at random must do it alike in all processes, which have seen other examples until now.
+        torch.manual_seed(stable_seed(self.seed, "update", step))
         state.step(settings.ema, step)
         return {"loss": figures.pop("loss"), "grad_norm": norm, "lr": rate, **figures}
 
