@@ -110,7 +110,7 @@ def digests(run: Path) -> dict[str, str]:
     found = {}
     for path in sorted(run.rglob("*")):
         name = path.relative_to(run).as_posix()
-        timed = path.name == "seconds.json" or path.name.startswith("cost-")
+        timed = path.name in ("seconds.json", "report.html") or path.name.startswith("cost-")
         if path.is_file() and not timed and name not in ("lock", "lock.workers", "config.yaml", "summary.json"):
             found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found

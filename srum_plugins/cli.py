@@ -7,7 +7,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from srum_plugins import __version__, commands, doctor_command, plugins_command, verify_command
+from srum_plugins import __version__, commands, doctor_command, plugins_command, report_command, verify_command
 from srum_plugins.errors import SrumError
 
 
@@ -41,6 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands.add_commands(subparsers)
     doctor_command.add_commands(subparsers)
     plugins_command.add_commands(subparsers)
+    report_command.add_commands(subparsers)
     verify_command.add_commands(subparsers)
     return parser
 

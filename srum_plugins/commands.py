@@ -64,6 +64,8 @@ def _run(args: argparse.Namespace) -> None:
         console.print(table(summary))
         say(f"summary: {config.directory / 'summary.json'}")
         say(f"pictures: {config.directory / 'pictures'}")
+        if config.run.report:
+            say(f"report: {config.directory / 'report.html'}")
 
 
 def _config(args: argparse.Namespace) -> None:

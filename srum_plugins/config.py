@@ -37,13 +37,15 @@ FILTERS = ("none", "drop", "background")
 @dataclass(frozen=True)
 class RunSection:
     """``run``: the run's name, where it lives (default ``runs/<name>``), its seed and device. ``max_failed`` is the
-    share of a stage's records, in [0, 1], that may fail and be set apart before the run stops."""
+    share of a stage's records, in [0, 1], that may fail and be set apart before the run stops. ``report`` writes a page
+    of what was done once it is evaluated."""
 
     name: str = "run"
     directory: str = ""
     seed: int = 0
     device: str = "cpu"
     max_failed: float = 0.1
+    report: bool = True
 
 
 @dataclass(frozen=True)

@@ -150,5 +150,9 @@ class Events:
         ``pictures/``."""
 
     @hookspec
+    def srum_report(self, run: RunInfo, path: Path) -> None:
+        """The run's report, one HTML page, is written to ``path``. Told before the run is finished."""
+
+    @hookspec
     def srum_checkpoint_saved(self, run: RunInfo, step: int, folder: Path) -> None:
         """A training checkpoint is durable on disk."""

@@ -17,6 +17,7 @@ HEADERS = {
     "high": "95 % high",
     "n": "n",
 }
+BETTER, WORSE = "better", "worse"
 
 
 def splits(summary: Mapping[str, Any]) -> list[str]:
@@ -120,13 +121,27 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
     return [row["what"], *(number(key) for key in ("before", "after", "delta", "low", "high")), count]
 
 
-def _footnote(summary: Mapping[str, Any]) -> str:
+def understanding_in_words(summary: Mapping[str, Any]) -> str:
+    """Whether training left the weights of the understanding half alone."""
     identical = (summary.get("understanding") or {}).get("identical")
-    weights = {
+    return {
         True: "understanding weights bit-identical before and after",
         False: "understanding weights have changed",
         None: "understanding weights not compared (the adapter gives no digest)",
     }[identical]
+
+
+def change_in_words(row: Mapping[str, Any]) -> str:
+    """What the interval of a row of :func:`rows` allows to say of its change; empty where there is none."""
+    low, high = row["low"], row["high"]
+    if low is None or high is None:
+        return ""
+    if row["n"] is not None and row["n"] < 2:  # such an interval has no width, and says nothing
+        return "one prompt tells nothing"
+    return BETTER if low > 0 else WORSE if high < 0 else "no significant change"
+
+
+def _footnote(summary: Mapping[str, Any]) -> str:
     total = sum(summary.get("seconds", {}).values())
     stopped = f"{summary['stopped']}\n" if summary.get("stopped") else ""
-    return f"{stopped}{weights} · {total:.0f} s of work"
+    return f"{stopped}{understanding_in_words(summary)} · {total:.0f} s of work"

@@ -95,7 +95,7 @@ def contents(run: Path) -> dict[str, Any]:
     """Every file of a run directory with its bytes, but for times and lock files."""
     found: dict[str, Any] = {}
     for path in sorted(run.rglob("*")):
-        if not path.is_file() or path.name in ("seconds.json", "lock") or path.name.startswith("cost-"):
+        if not path.is_file() or path.name in ("seconds.json", "lock", "report.html") or path.name.startswith("cost-"):
             continue
         name = str(path.relative_to(run))
         if name == "summary.json":

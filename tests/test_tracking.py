@@ -80,6 +80,10 @@ def test_a_whole_run_is_logged(run: RunInfo) -> None:
     plugin.srum_metrics(run, "evaluate", {"in_domain/full": 0.75})
     plugin.srum_table(run, "results", [{"category": "colour", "after": 0.5}, {"category": "count", "after": 0.25}])
     plugin.srum_images(run, "before_after", Image.new("RGB", (4, 3), "red"))
+    (run.directory / "report.html").write_text("<p>first")
+    plugin.srum_report(run, run.directory / "report.html")
+    (run.directory / "report.html").write_text("<p>second")
+    plugin.srum_report(run, run.directory / "report.html")
     plugin.srum_run_finished(run, {"arm": "paired"})
 
     result = stored(run)
@@ -102,6 +106,7 @@ def test_a_whole_run_is_logged(run: RunInfo) -> None:
     assert json.loads(artifact(run, "tables/results.json").read_text())["data"] == [["colour", 0.5], ["count", 0.25]]
     assert Image.open(artifact(run, "pictures/before_after.png")).size == (4, 3)
     assert json.loads(artifact(run, "summary.json").read_text()) == {"arm": "paired"}
+    assert artifact(run, "report.html").read_text() == "<p>second"
 
 
 def test_a_run_resumes_into_the_same_mlflow_run_and_logs_nothing_twice(run: RunInfo) -> None:

@@ -422,7 +422,7 @@ def srum_benchmarks() -> list[Provider]:
 def config(directory: Path | str, **sections: Any) -> dict[str, Any]:
     """A small configuration of this backend, as plain containers."""
     return {
-        "run": {"name": "toy", "directory": str(directory), "seed": 3, "max_failed": 1.0},
+        "run": {"name": "toy", "directory": str(directory), "seed": 3, "max_failed": 1.0, "report": False},
         "adapter": "toy",
         "prompts": "toy",
         "grounder": "toy-halves",

@@ -120,8 +120,11 @@ class StageDirectory:
         path = self.path / "seconds.json"
         return float(read_sealed(path)["seconds"]) if path.exists() else 0.0
 
-    def tick(self) -> None:
-        """Add the time since the last tick, or since the stage was opened, to :meth:`seconds`."""
+    def tick(self, least: float = 0.0) -> None:
+        """Add the time since the last tick, or since the stage was opened, to :meth:`seconds`, if it is at least
+        ``least`` seconds: flushing a file takes time too."""
         now = time.monotonic()
+        if now - self._clock < least:
+            return
         write_sealed(self.path / "seconds.json", {"seconds": round(self.seconds() + now - self._clock, 3)})
         self._clock = now

@@ -220,15 +220,19 @@ def _figures(pairs: Sequence[tuple[Measured, Measured]], name: str, seed: int) -
     }
 
 
+def in_turn(records: Sequence[Measured], indices: Sequence[int], most: int) -> list[int]:
+    """At most so many of the indices: the first of each split and category in turn, so that all are seen."""
+    groups: dict[tuple[str, str], list[int]] = {}
+    for index in indices:
+        groups.setdefault((records[index].split, records[index].category), []).append(index)
+    rounds = range(max((len(group) for group in groups.values()), default=0))
+    return [group[turn] for turn in rounds for group in groups.values() if turn < len(group)][:most]
+
+
 def _sheet(
     session: Session, before: Sequence[Measured], after: Sequence[Measured], indices: Sequence[int]
 ) -> Image.Image:
-    """The first of these prompts of each split and category in turn, so that all are seen."""
-    groups: dict[tuple[str, str], list[int]] = {}
-    for index in indices:
-        groups.setdefault((after[index].split, after[index].category), []).append(index)
-    rounds = range(max(len(group) for group in groups.values()))
-    shown = [group[turn] for turn in rounds for group in groups.values() if turn < len(group)][:SHOWN]
+    shown = in_turn(after, indices, SHOWN)
 
     def images(side: Sequence[Measured], part: Part) -> list[Image.Image]:
         files = shards(session, session.directory(part))

@@ -19,6 +19,7 @@ from srum_plugins.errors import ConfigError, StageError
 from srum_plugins.host import PluginHost, Registered
 from srum_plugins.providers import Kind
 from srum_plugins.report import rows
+from srum_plugins.reporting import run_report
 from srum_plugins.runs.files import clean, read_sealed, storing, write_if_different
 from srum_plugins.runs.fingerprint import SHORT
 from srum_plugins.runs.lock import held
@@ -93,22 +94,26 @@ def _run_stages(
     settings = OmegaConf.to_yaml(OmegaConf.create(dict(session.info.config))).encode()
     if start is None and world.tell("is all complete", lambda: _all_done(session, chosen, settings)):
         say(f"nothing to do: {_count(chosen)} complete in {config.directory} for this configuration")
-        return _summary(session)
+        return summary_of(session)
     with held(config.directory, world):
         if world.main:
             with storing(config.directory):
                 clean(config.directory)
             if start is not None:
                 put_aside(config.directory, start, [session.directory(part) for part in _again(start)], say)
-            if not _summary(session):  # what is there is of another configuration, and stays with its evaluation
+            if not summary_of(session):  # what is there is of another configuration, and stays with its evaluation
                 with storing(config.directory / "summary.json"):
                     (config.directory / "summary.json").unlink(missing_ok=True)
+            with storing(config.directory / run_report.REPORT):  # written anew at the end, if it is wanted
+                (config.directory / run_report.REPORT).unlink(missing_ok=True)
             write_if_different(config.directory / "config.yaml", settings)
         try:
             hook.srum_run_started(run=session.info)
             for stage in chosen:
                 _run_stage(session, stage, say)
-            summary = _summary(session)
+            summary = summary_of(session)
+            if world.main and summary and config.run.report:
+                hook.srum_report(run=session.info, path=run_report.write(session, summary))
             hook.srum_run_finished(run=session.info, summary=summary)
         except BaseException as error:
             hook.srum_run_failed(run=session.info, error=error)
@@ -141,6 +146,9 @@ def _again(start: str) -> list[Part]:
 def _all_done(session: Session, chosen: Sequence[Stage], settings: bytes) -> bool:
     directories = [session.directory(stage) for stage in chosen]
     if redoing(session.config.directory) or not all(directory.complete for directory in directories):
+        return False
+    report = session.config.directory / run_report.REPORT
+    if session.config.run.report and session.directory(evaluate.STAGE).complete and not report.exists():
         return False
     files = _outcome(session, settings)
     for directory in directories:
@@ -217,7 +225,7 @@ def _publish(session: Session, stage: Stage, directory: StageDirectory) -> None:
         with Image.open(io.BytesIO(data)) as image:
             hook.srum_images(run=info, name=place.stem, image=image.convert("RGB"))
     if stage is evaluate.STAGE:
-        hook.srum_table(run=info, name="results", rows=rows(_summary(session)))
+        hook.srum_table(run=info, name="results", rows=rows(summary_of(session)))
 
 
 def _pictures(session: Session) -> Path:
@@ -229,7 +237,7 @@ def _shown(session: Session, directory: StageDirectory) -> dict[Path, bytes]:
     return {_pictures(session) / name: data for name, data in directory.pictures().items()}
 
 
-def _summary(session: Session) -> dict[str, Any]:
+def summary_of(session: Session) -> dict[str, Any]:
     """The run's summary; empty if the evaluation of this configuration is not complete."""
     directory = session.directory(evaluate.STAGE)
     if not directory.complete:
@@ -242,7 +250,7 @@ def _summary(session: Session) -> dict[str, Any]:
 
 def _outcome(session: Session, settings: bytes) -> dict[Path, bytes]:
     """The files at the top of the run directory that say what it holds."""
-    folder, summary = session.config.directory, _summary(session)
+    folder, summary = session.config.directory, summary_of(session)
     files = {folder / "config.yaml": settings}
     if summary:
         files[folder / "summary.json"] = f"{json.dumps(summary, indent=2, ensure_ascii=False)}\n".encode()

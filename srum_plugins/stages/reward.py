@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,8 +134,8 @@ def _check(item: Judged, reward: Reward, name: str) -> None:
         raise ContractError(f"aggregator {name!r}: the score of candidate {item.candidate.id!r} is {reward.score}")
 
 
-def _sheet(session: Session, items: list[Judged], rewards: list[Reward | None]) -> Image.Image:
-    """The best and the worst candidate of the prompts in which they differ most, with their maps."""
+def extremes(items: Sequence[Judged], rewards: Sequence[Reward | None]) -> list[tuple[Judged, Reward]]:
+    """The best and the worst candidate of the prompts in which they differ most."""
     pairs: dict[str, list[tuple[Judged, Reward]]] = {}
     for item, reward in zip(items, rewards, strict=True):
         if reward is not None:
@@ -144,7 +145,11 @@ def _sheet(session: Session, items: list[Judged], rewards: list[Reward | None]) 
         group.sort(key=lambda pair: -pair[1].score)
         ends.append((group[0], group[-1]) if len(group) > 1 else (group[0],))
     ends.sort(key=lambda pair: pair[-1][1].score - pair[0][1].score)
-    shown = [pair for end in ends[:SHOWN] for pair in end]
+    return [pair for end in ends[:SHOWN] for pair in end]
+
+
+def _sheet(session: Session, items: list[Judged], rewards: list[Reward | None]) -> Image.Image:
+    shown = extremes(items, rewards)
     located = generate.locate(session, generate.saved(session), [item.candidate for item, _ in shown])
     grid = session.directory(generate.STAGE).facts()["token_grid"]
     return reward_sheet(

@@ -32,6 +32,8 @@ from srum_plugins.world import World
 
 T = TypeVar("T")
 
+TICK = 10.0  # seconds of a stage's time that a kill may forget
+
 
 class Session:
     """One run in this process, one of those of ``world``. Nothing heavy is loaded before a stage has work that needs
@@ -276,7 +278,7 @@ def run_chunks(
             if failed := share.add(len(failures), "failed"):
                 check_share(stage.name, failed, shards.total, session.config.run.max_failed, failures)
         if world.main:
-            stage.tick()
+            stage.tick(TICK)
         advanced(share.add(len(records)))
     share.wait(wanted, advanced)
 

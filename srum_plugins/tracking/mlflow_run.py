@@ -146,6 +146,10 @@ class MlflowRun:
         """A picture as ``pictures/<name>.png``, replacing an earlier one."""
         self._client.log_image(self.run_id, image, artifact_file=f"pictures/{_legal(name)}.png")
 
+    def log_file(self, path: Path) -> None:
+        """A file as an artifact of its own name, replacing an earlier one."""
+        self._client.log_artifact(self.run_id, str(path))
+
     def log_json(self, name: str, data: Mapping[str, Any]) -> None:
         """A JSON artifact."""
         self._client.log_dict(self.run_id, dict(data), name)

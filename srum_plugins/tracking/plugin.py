@@ -168,6 +168,12 @@ def srum_images(run: RunInfo, name: str, image: Image.Image) -> None:
 
 
 @hookimpl
+def srum_report(run: RunInfo, path: Path) -> None:
+    """Log the report."""
+    _attempt(run, lambda mlflow: mlflow.log_file(path))
+
+
+@hookimpl
 def srum_run_finished(run: RunInfo, summary: Mapping[str, Any]) -> None:
     """Log the summary, and close the MLflow run as finished."""
 
