@@ -23,6 +23,7 @@ from srum_plugins.monitors import plugin as monitors_plugin
 from srum_plugins.providers import Kind, Provider
 from srum_plugins.records import Failure, Level, Noted, Reading, told
 from srum_plugins.report import markdown, table
+from srum_plugins.reporting.run_report import run_page
 from srum_plugins.stages import train
 from srum_plugins.stages.monitoring import facts, read_noted, spread, stopped_early
 from srum_plugins.stages.session import Session
@@ -197,7 +198,7 @@ def test_a_stop_keeps_the_last_checkpoint_before_it_and_says_so(stopped: Path, p
     facts = done(stopped)
     assert (facts["stopped_at"], facts["kept_step"], facts["steps"]) == (5, 3, 5)
     assert facts["stopped_by"].startswith("script: moved = ")
-    assert [done for done, _ in checkpoints(_directory(stopped))] == [3]
+    assert [done for done, _ in checkpoints(_session(stopped).directory(train.STAGE))] == [3]
     # The weights are those of a training of 3 steps, and so are the figures after it.
     toy_run(tmp_path, "monitors=[]", "train.steps=3")
     name = "weights/model.safetensors"
@@ -212,12 +213,14 @@ def test_a_stop_keeps_the_last_checkpoint_before_it_and_says_so(stopped: Path, p
     assert "STOPPED by a monitor after step 5" in markdown(summary)
     assert "\\[a\\] message" in markdown(summary)
     assert "STOPPED by a monitor" in str(table(summary).caption)
+    page = run_page(_session(stopped), summary)
+    assert "STOPPED by a monitor after step 5" in page
+    assert "script: moved, last weights" in page
 
 
-def _directory(folder: Path) -> Any:
+def _session(folder: Path) -> Session:
     made = host()
-    config = toy_config(folder, "monitors=[{name: script, at: 5}]", host=made)
-    return Session(config, made).directory(train.STAGE)
+    return Session(toy_config(folder, "monitors=[{name: script, at: 5}]", host=made), made)
 
 
 def test_a_stop_is_said_loudly_and_told_to_listeners(tmp_path: Path) -> None:

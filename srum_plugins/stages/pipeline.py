@@ -244,7 +244,8 @@ def summary_of(session: Session) -> dict[str, Any]:
         return {}
     seconds = {stage.name: session.directory(stage).seconds() for stage in STAGES}
     summary = {**read_sealed(directory.path / "summary.json"), "arm": session.config.arm, "seconds": seconds}
-    stopped = stopped_early(session.directory(train.STAGE).facts())
+    trained = session.directory(train.STAGE)
+    stopped = stopped_early(trained.facts()) if trained.complete else ""
     return {**summary, "stopped": stopped} if stopped else summary
 
 
