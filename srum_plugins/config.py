@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from srum_plugins.choices import REGION_TEMPLATE
 from srum_plugins.contracts import Capability
+from srum_plugins.corruption import KINDS
 from srum_plugins.ensemble import Combine, EnsembleOptions, Member, ensemble, labels
 from srum_plugins.errors import ConfigError, did_you_mean
 from srum_plugins.host import PluginHost, Registered
@@ -32,6 +33,7 @@ SHARDINGS = ("none", "fsdp2")
 OPTIMIZERS = ("adamw", "adamw8bit")
 LATENTS = ("kept", "encoded")
 FILTERS = ("none", "drop", "background")
+CORRUPTIONS = ("none", *KINDS)
 
 
 @dataclass(frozen=True)
@@ -66,17 +68,27 @@ class GroundSection:
     it shows its own. A region that shows none with a probability of at least ``threshold``, in [0, 1], is left out
     (``drop``), or kept without a phrase and without a local reward (``background``). ``template`` asks; ``{phrase}``
     becomes the phrase with its article, and the answer is yes or no.
+
+    ``corrupt`` makes what the grounder proposes worse on purpose, before the filter, as strongly as ``corrupt_level``
+    in [0, 1] says (:mod:`srum_plugins.corruption`).
     """
 
     chunk: int = 64
     filter: str = "none"
     threshold: float = 0.5
     template: str = REGION_TEMPLATE
+    corrupt: str = "none"
+    corrupt_level: float = 0.0
 
     @property
     def needs(self) -> frozenset[Capability]:
         """What the filter asks of the adapter."""
         return frozenset() if self.filter == "none" else frozenset({Capability.CHOICE})
+
+    @property
+    def corrupts(self) -> bool:
+        """Whether any box is made worse."""
+        return self.corrupt != "none" and self.corrupt_level > 0.0
 
 
 @dataclass(frozen=True)
@@ -504,6 +516,8 @@ def _check_values(config: RunConfig) -> None:
         raise ConfigError(f"run.max_failed: must lie in [0, 1], got {run.max_failed}")
     if not 0.0 <= config.ground.threshold <= 1.0:
         raise ConfigError(f"ground.threshold: must lie in [0, 1], got {config.ground.threshold}")
+    if not 0.0 <= config.ground.corrupt_level <= 1.0:
+        raise ConfigError(f"ground.corrupt_level: must lie in [0, 1], got {config.ground.corrupt_level}")
     if "{phrase}" not in config.ground.template:
         raise ConfigError(f"ground.template: must contain {{phrase}}, got {config.ground.template!r}")
     for key, word, known in (
@@ -512,6 +526,7 @@ def _check_values(config: RunConfig) -> None:
         ("train.sharding", train.sharding, SHARDINGS),
         ("train.latents", train.latents, LATENTS),
         ("ground.filter", config.ground.filter, FILTERS),
+        ("ground.corrupt", config.ground.corrupt, CORRUPTIONS),
     ):
         if word not in known:
             raise ConfigError(f"{key}: unknown {word!r}.{did_you_mean(word, known)}")

@@ -25,13 +25,16 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 @dataclass(frozen=True)
 class RunInfo:
     """What listeners know of a run: its name, directory, resolved config (plain containers), the hash of that with the
-    providers' versions and identities, and the versions of the distributions whose providers it uses."""
+    providers' versions and identities, the versions of the distributions whose providers it uses, and the run that it
+    is a part of: an ablation is told as a run without stages, whose ``directory`` holds its tables, and each of its
+    arms as a run with that ``parent``."""
 
     name: str
     directory: Path
     config: Mapping[str, Any]
     config_hash: str
     versions: Mapping[str, str] = field(default_factory=dict)
+    parent: RunInfo | None = None
 
 
 class Providers:

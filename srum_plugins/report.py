@@ -8,6 +8,8 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from srum_plugins.stats import Interval
+
 HEADERS = {
     "what": "",
     "before": "before",
@@ -17,7 +19,6 @@ HEADERS = {
     "high": "95 % high",
     "n": "n",
 }
-BETTER, WORSE = "better", "worse"
 
 
 def splits(summary: Mapping[str, Any]) -> list[str]:
@@ -101,11 +102,11 @@ def markdown(summary: Mapping[str, Any]) -> str:
         f"| {' | '.join(HEADERS.values())} |",
         f"|{'|'.join('---' if key == 'what' else '--:' for key in HEADERS)}|",
     ]
-    lines += [f"| {' | '.join(_plain(cell) for cell in _cells(row))} |" for row in rows(summary)]
-    return "\n".join([*lines, "", *(_plain(line) for line in _footnote(summary).split("\n")), ""])
+    lines += [f"| {' | '.join(plain(cell) for cell in _cells(row))} |" for row in rows(summary)]
+    return "\n".join([*lines, "", *(plain(line) for line in _footnote(summary).split("\n")), ""])
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text that markdown and HTML take as it is, in one line."""
     for special in "\\`*[]<>|":
         text = text.replace(special, f"\\{special}")
@@ -136,9 +137,7 @@ def change_in_words(row: Mapping[str, Any]) -> str:
     low, high = row["low"], row["high"]
     if low is None or high is None:
         return ""
-    if row["n"] is not None and row["n"] < 2:  # such an interval has no width, and says nothing
-        return "one prompt tells nothing"
-    return BETTER if low > 0 else WORSE if high < 0 else "no significant change"
+    return Interval(row["delta"], low, high, row["n"]).verdict
 
 
 def _footnote(summary: Mapping[str, Any]) -> str:

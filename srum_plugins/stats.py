@@ -12,6 +12,9 @@ from srum_plugins.errors import ContractError
 _BATCH = 500  # resamples held in memory at a time
 
 
+BETTER, WORSE, NO_CHANGE = "better", "worse", "no significant change"
+
+
 @dataclass(frozen=True)
 class Interval:
     """A mean paired difference ``delta`` over ``n`` prompts with its confidence limits, in the unit of the figures."""
@@ -20,6 +23,14 @@ class Interval:
     low: float
     high: float
     n: int
+
+    @property
+    def verdict(self) -> str:
+        """What the interval allows to say: :data:`BETTER` or :data:`WORSE` where it lies above or below 0, and
+        :data:`NO_CHANGE` where it holds 0. Of a single prompt it has no width, and says nothing."""
+        if self.n < 2:
+            return "one prompt tells nothing"
+        return BETTER if self.low > 0 else WORSE if self.high < 0 else NO_CHANGE
 
 
 def paired_bootstrap(

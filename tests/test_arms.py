@@ -1,60 +1,101 @@
-"""The benchmark of all arms: its overrides are configs that the gate accepts, and its tables are right."""
+"""Arms: their files, the arms that are shipped, and how they are chosen."""
 
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import pytest
-from benchmark_module import load_benchmark
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
+from srum_plugins.ablations.arms import Arm, choose, read_arms
 from srum_plugins.config import load
-from srum_plugins.gate import check
+from srum_plugins.errors import ConfigError
 from srum_plugins.host import PluginHost
-from srum_plugins.providers import Kind
-from srum_plugins.stages.pipeline import NAMES
+from srum_plugins.stages.pipeline import STAGES, check
+from srum_plugins.world import World
 
 ROOT = Path(__file__).parent.parent
+SHIPPED = ROOT / "configs/ablations"
 
 
-@pytest.fixture(scope="module")
-def arms() -> ModuleType:
-    return load_benchmark("arms")
+def write(folder: Path, name: str, **content: object) -> Path:
+    file = folder / f"{name}.yaml"
+    file.write_text(yaml.safe_dump(content))
+    return file
 
 
-def row(arm: str, seed: int, full: list[float], before: float = 0.5) -> dict[str, Any]:
-    delta = sum(full) / len(full) - before
-    figures = {"delta": delta, "ci95": [delta - 0.1, delta + 0.1]}
-    splits = ("in_domain", "out_of_domain")
-    sides = {"before": dict.fromkeys(splits, [before] * len(full)), "after": dict.fromkeys(splits, full)}
-    return {"arm": arm, "seed": seed, **dict.fromkeys(splits, figures), "verdicts": sides}
+def test_an_arm_is_a_file_and_several_if_it_has_values(tmp_path: Path) -> None:
+    write(tmp_path, "lambda", about="sweep", overrides=["a=b", "objective.lambda_c={value}"], values=[0.25, 1])
+    write(tmp_path, "base", about="before", trained=False)
+    assert read_arms(tmp_path) == [
+        Arm("base", "before", (), "base", trained=False),
+        Arm("lambda-0.25", "sweep", ("a=b", "objective.lambda_c=0.25"), "lambda"),
+        Arm("lambda-1", "sweep", ("a=b", "objective.lambda_c=1"), "lambda"),
+    ]
 
 
-def test_the_table_has_each_seed_and_all_together(arms: ModuleType) -> None:
-    rows = [row("paired", 0, [1.0, 1.0]), row("paired", 1, [1.0, 0.0]), row("uniform", 1, [0.0, 0.0])]
-    lines = arms.table(rows).splitlines()
-    assert lines[0] == "| arm | split | seed 0 | seed 1 | all seeds |"
-    # Over both seeds the two prompts gain 0.5 and 0: an interval from the one to the other.
-    assert (
-        "| paired | in-domain | +0.500 [+0.400, +0.600] | +0.000 [-0.100, +0.100] | +0.250 [+0.000, +0.500] |" in lines
-    )
-    assert "| uniform | out-of-domain |  | -0.500 [-0.600, -0.400] | -0.500 [-0.500, -0.500] |" in lines
-    assert len(lines) == 2 + 2 * 2
+names = st.lists(st.sampled_from("abcdef"), unique=True)
 
 
-def test_an_arm_is_compared_with_the_control_of_its_own_seed(arms: ModuleType) -> None:
-    rows = [row("uniform", 0, [0.0, 1.0]), row("paired", 0, [1.0, 1.0]), row("paired", 1, [1.0, 1.0])]
-    lines = arms.against(rows, "uniform").splitlines()
-    assert lines[0] == "| arm minus uniform | split | seed 0 | seed 1 | all seeds |"
-    assert lines[2].startswith("| paired | in-domain | +0.500 [")
-    assert lines[2].endswith("] |  | +0.500 [+0.000, +1.000] |")
-    assert len(lines) == 2 + 2
+@given(names, names)
+def test_what_is_chosen_is_what_was_named_once_and_in_that_order(there: list[str], wanted: list[str]) -> None:
+    arms = [Arm(f"{name}-{value}", "", (), name) for name in there for value in (1, 2)]
+    unknown = [name for name in wanted if name not in there]
+    if unknown:
+        with pytest.raises(ConfigError, match=f"no arm '{unknown[0]}'"):
+            choose(arms, wanted)
+        return
+    found = choose(arms, [*wanted, *(f"{name}-1" for name in wanted)])
+    expected = [arm for name in wanted for arm in arms if arm.family == name] if wanted else arms
+    assert found == expected
 
 
-def test_every_arm_passes_the_gate(arms: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
+def test_an_unknown_arm_is_told_with_its_neighbours() -> None:
+    with pytest.raises(ConfigError, match=r"no arm 'unifrom'\. Did you mean 'uniform'"):
+        choose([Arm("uniform", "", (), "uniform"), Arm("srum", "", (), "srum")], ["unifrom"])
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("about: x\noverides: [a=b]\n", ["odd.yaml", "overides", "Did you mean 'overrides'"]),
+        ("overrides: [a=b]\n", ["odd.yaml", "about", "missing"]),
+        ("- a\n", ["odd.yaml", "expected `about"]),
+        ("a: [\n", ["odd.yaml", "not valid YAML"]),
+        ("about: x\noverrides: ['a={value}']\n", ["values and {value}"]),
+        ("about: x\noverrides: [a=b]\nvalues: [1]\n", ["values and {value}"]),
+        ("about: x\noverrides: ['a={value}']\nvalues: ['../x']\n", ["odd.yaml", "../x"]),
+        ("about: x\noverrides: [a=b]\ntrained: false\n", ["trained: false"]),
+    ],
+)
+def test_mistakes_in_a_file_are_told_with_its_name(tmp_path: Path, content: str, words: list[str]) -> None:
+    (tmp_path / "odd.yaml").write_text(content)
+    with pytest.raises(ConfigError) as caught:
+        read_arms(tmp_path)
+    assert all(word in str(caught.value) for word in words), caught.value
+
+
+def test_a_folder_without_arms_and_a_name_that_is_no_word_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="there is no arm in"):
+        read_arms(tmp_path / "nowhere")
+    write(tmp_path, "No Good", about="x")
+    with pytest.raises(ConfigError, match="the name of an arm"):
+        read_arms(tmp_path)
+
+
+def test_every_shipped_arm_passes_the_gate_and_no_two_are_alike() -> None:
     host = PluginHost.load()
-    for overrides in arms.ARMS.values():
-        config = load(Path("configs/demo.yaml"), list(overrides), host)
-        others = {kind.value: choice for kind, choice in config.providers.items() if kind is not Kind.ADAPTER}
-        providers = {slot: (choice.registered, choice.options) for slot, choice in others.items()}
-        check(config.providers[Kind.ADAPTER].registered, providers, NAMES)
+    arms = read_arms(SHIPPED)
+    wanted = {"base", "uniform", "shuffled", "global-only", "local-only", "no-reference", "srum-release", "srum"}
+    assert wanted | {"best-of-n", "lambda", "paired"} <= {arm.family for arm in arms}
+    seen = {}
+    for arm in arms:
+        config = load(ROOT / "configs/demo.yaml", arm.overrides, host)
+        check(config, host, STAGES, World())
+        if arm.trained and arm.name != "paired":  # which is the demo as it is
+            assert yaml.safe_dump(config.resolved()) not in seen.values(), arm.name
+            seen[arm.name] = yaml.safe_dump(config.resolved())
+    # A pair is two images: the arms without pairs get batches of twice as many examples.
+    batches = {arm.name: load(ROOT / "configs/demo.yaml", arm.overrides, host).train.batch for arm in arms}
+    pairs = {name: 2 if name.startswith("paired") or name == "base" else 1 for name in batches}
+    assert {batches[name] * pairs[name] for name in batches} == {64}

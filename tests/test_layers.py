@@ -107,9 +107,10 @@ def test_the_check_sees_imports_wherever_they_are(tmp_path: Path) -> None:
     [
         [["srum", "--help"], ["srum", "plugins"], ["srum", "plugins", "--json"]],
         [["srum", "config", str(ROOT / "configs/demo.yaml")], ["srum", "run", "nowhere.yaml"]],
+        [["srum", "ablate", str(ROOT / "configs/demo.yaml"), "--list"], ["srum", "stress", "--help"]],
         [["srum-shapes", "pretrain", "--help"]],
     ],
-    ids=["what is there", "what would run", "srum-shapes"],
+    ids=["what is there", "what would run", "what would be compared", "srum-shapes"],
 )
 def test_light_commands_load_nothing_heavy(commands: list[list[str]]) -> None:
     """In one fresh process, because imports of this one do not count."""

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import toy_backend
-from engine_fixtures import contents, toy_config, toy_host, toy_run
+from engine_fixtures import contents, toy_config, toy_host, toy_run, write_config
 from processes import launch
 from toy_processes import toy_command
 
@@ -281,6 +281,7 @@ def watched_command(rank: int, folder: str, override: str) -> int:
 
 @pytest.mark.parametrize("override", ["monitors=[{name: script, at: 5}]", ALL])
 def test_two_processes_stop_together_and_read_what_one_does(tmp_path: Path, override: str) -> None:
+    write_config(tmp_path)
     assert launch(2, watched_command, str(tmp_path), override) == [0, 0], (tmp_path / "said-0.txt").read_text()
     (tmp_path / "one").mkdir()
     toy_run(tmp_path / "one", "train.batch=4", override, host=host())

@@ -27,7 +27,7 @@ from srum_plugins.cli import main
 from srum_plugins.errors import ContractError, StageError
 from srum_plugins.host import PluginHost
 from srum_plugins.records import Box, Failure, Mask, Noted, Reading, Region, Score, to_json
-from srum_plugins.report import BETTER, WORSE, change_in_words, rows
+from srum_plugins.report import change_in_words, rows
 from srum_plugins.reporting.curves import POINTS, SERIES, curve_svg, smoothed
 from srum_plugins.reporting.inline import LOSSLESS, SIDE, data_uri
 from srum_plugins.reporting.page import page
@@ -57,6 +57,7 @@ from srum_plugins.reporting.sections import (
 from srum_plugins.rewards.maps import MapRegion, RewardMap
 from srum_plugins.stages.pipeline import summary_of
 from srum_plugins.stages.session import Session
+from srum_plugins.stats import BETTER, WORSE
 
 FIGURES = {"before": 0.5, "after": 0.75, "delta": 0.25, "ci95": [0.1, 0.4], "prompts": 480}
 HOSTILE = st.one_of(
@@ -165,7 +166,7 @@ def test_every_section_has_an_anchor_that_the_page_links_to() -> None:
 @given(st.floats(-1, 1), st.floats(-1, 1), st.integers(1, 500))
 def test_the_words_say_no_more_than_the_interval(one: float, other: float, count: int) -> None:
     low, high = sorted((one, other))
-    words = change_in_words({"low": low, "high": high, "n": count})
+    words = change_in_words({"delta": low, "low": low, "high": high, "n": count})
     if count == 1:
         assert words == "one prompt tells nothing"
     else:

@@ -15,6 +15,8 @@ from engine_fixtures import toy_config, toy_host
 
 from srum_plugins import hookimpl
 from srum_plugins import world as worlds
+from srum_plugins.ablations.arms import Arm
+from srum_plugins.ablations.experiment import plan, run_arms
 from srum_plugins.errors import SrumError, StageError
 from srum_plugins.host import PluginHost
 from srum_plugins.stages.pipeline import run
@@ -187,3 +189,19 @@ def killed_command(rank: int, folder: str, stage: str, victim: int | None, last:
     status = toy_command(rank, folder, only=stage)
     (own / f"moments-{rank}.txt").write_text(str(moments.count))
     return status
+
+
+def ablation_command(rank: int, folder: str, *overrides: str) -> int:
+    """An ablation of two arms and the base, with one seed."""
+    arms = [Arm("base", "", trained=False), *(Arm(name, "", (f"aggregator=toy-{name}",)) for name in ("flat", "maps"))]
+    host = toy_host()
+    try:
+        world = worlds.join("cpu")
+        try:
+            planned = plan("ablation", Path(folder) / "toy.yaml", overrides, arms, [3], "flat", host)
+            run_arms(planned, host, world, lambda text: None)
+        finally:
+            world.leave()
+    except SrumError:
+        return 2
+    return 0

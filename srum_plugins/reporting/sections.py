@@ -19,6 +19,7 @@ from srum_plugins.records import Box, Failure, Region, Score, total
 from srum_plugins.reporting.curves import SERIES, curve_svg
 from srum_plugins.reporting.inline import LOSSLESS, data_uri, mask_uri, weights_uri
 from srum_plugins.rewards.maps import RewardMap, mask_array
+from srum_plugins.stats import BETTER, WORSE
 
 TEXT = 600
 """Characters of a reason or an answer that are shown."""
@@ -278,7 +279,7 @@ def _figures(row: Mapping[str, Any]) -> dict[str, str]:
 def _kind(row: Mapping[str, Any]) -> str:
     """The class of a row's colour."""
     words = report.change_in_words(row)
-    return words if words in (report.BETTER, report.WORSE) else "same"
+    return words if words in (BETTER, WORSE) else "same"
 
 
 def _plot(row: Mapping[str, Any], most: float) -> dict[str, str] | None:

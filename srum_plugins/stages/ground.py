@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from srum_plugins.corruption import corrupted
 from srum_plugins.errors import ContractError
 from srum_plugins.providers import Kind
 from srum_plugins.records import Failure, Grounding
@@ -17,10 +18,15 @@ from srum_plugins.stages.session import Session, Stage, run_chunks, same_ids
 
 
 def ingredients(session: Session) -> dict[str, Any]:
-    """What the regions depend on, besides the candidates; without a filter, not on how it would ask."""
-    settings = session.info.config["ground"]
-    used = {"chunk": settings["chunk"]} if session.config.ground.filter == "none" else settings
-    return {"grounder": session.ingredient(Kind.GROUNDER), "ground": used}
+    """What the regions depend on, besides the candidates; without a filter, not on how it would ask, and not on the
+    corruption unless there is one."""
+    settings, ground = session.info.config["ground"], session.config.ground
+    keys = ["chunk"]
+    if ground.filter != "none":
+        keys += ["filter", "threshold", "template"]
+    if ground.corrupts:
+        keys += ["corrupt", "corrupt_level"]
+    return {"grounder": session.ingredient(Kind.GROUNDER), "ground": {key: settings[key] for key in keys}}
 
 
 def shards(session: Session, directory: StageDirectory) -> Shards[Grounding]:
@@ -54,6 +60,11 @@ def make(session: Session, directory: StageDirectory) -> None:
                         f"grounder {who.name!r}: {region.box} of candidate {candidate.id!r} lies outside the "
                         f"{candidate.width}x{candidate.height} image"
                     )
+        if settings.corrupts:
+            found = [
+                corrupted(one, item.image.size, settings.corrupt, settings.corrupt_level, session.config.run.seed)
+                for item, one in zip(located, found, strict=True)
+            ]
         return found if settings.filter == "none" else filtered(located, found, session.model(), settings), {}
 
     def keep(item: int, failure: Failure) -> Grounding:

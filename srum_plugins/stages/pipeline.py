@@ -16,6 +16,7 @@ from PIL import Image
 from srum_plugins import gate
 from srum_plugins.config import RunConfig
 from srum_plugins.errors import ConfigError, StageError
+from srum_plugins.hookspecs import RunInfo
 from srum_plugins.host import PluginHost, Registered
 from srum_plugins.providers import Kind
 from srum_plugins.report import rows
@@ -49,12 +50,14 @@ def run(
     say: Callable[[str], None] = print,
     world: World | None = None,
     start: str | None = None,
+    parent: RunInfo | None = None,
 ) -> dict[str, Any]:
     """Run all stages, or only one whose inputs are complete, and return the run's summary (empty without evaluation).
 
     What is complete for this configuration is reused. If that is everything, nothing is done and ``say`` is told so.
     With ``start`` that stage and those after it are done again; their results so far are put aside.
     With a ``world`` of several processes, each of them calls this; the main one alone calls ``say`` and listeners.
+    ``parent`` is the run that this one is a part of, such as an ablation.
 
     Raises:
         StageError: a stage before ``only`` is missing or stale, a stage cannot run, or another process has failed.
@@ -63,8 +66,8 @@ def run(
     world = world or World()
     try:
         chosen = [stage for stage in STAGES if only in (None, stage.name)]
-        _check(config, host, chosen, world)
-        session = Session(config, host, world)
+        check(config, host, chosen, world)
+        session = Session(config, host, world, parent)
         _agree(session)
         if only is not None:
             _require_inputs(session, chosen[0])
@@ -76,8 +79,8 @@ def run(
         raise
 
 
-def _check(config: RunConfig, host: PluginHost, chosen: Sequence[Stage], world: World) -> None:
-    """Refuse what cannot run to its end; see :mod:`srum_plugins.gate`."""
+def check(config: RunConfig, host: PluginHost, chosen: Sequence[Stage], world: World) -> None:
+    """Refuse what cannot run to its end, before anything is loaded; see :mod:`srum_plugins.gate`."""
     adapter = config.providers[Kind.ADAPTER]
     gate.check(adapter.registered, _others(config), [stage.name for stage in chosen], ground=config.ground, host=host)
     if any(stage is train.STAGE for stage in chosen):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -37,9 +38,11 @@ TICK = 10.0  # seconds of a stage's time that a kill may forget
 
 class Session:
     """One run in this process, one of those of ``world``. Nothing heavy is loaded before a stage has work that needs
-    it. ``hook`` calls listeners, who hear the main process alone."""
+    it. ``hook`` calls listeners, who hear the main process alone. ``parent`` is the run that this one is a part of."""
 
-    def __init__(self, config: RunConfig, host: PluginHost, world: World | None = None) -> None:
+    def __init__(
+        self, config: RunConfig, host: PluginHost, world: World | None = None, parent: RunInfo | None = None
+    ) -> None:
         self.config = config
         self.host = host
         self.world = world or World()
@@ -54,6 +57,7 @@ class Session:
             config=resolved,
             config_hash=fingerprint([resolved, self._ingredients, self.monitor_ingredients]),
             versions=config.versions,
+            parent=parent,
         )
         self._stages: dict[str, StageDirectory] = {}
         self._kernels: dict[tuple[Heads, ...], Attention] = {}
@@ -262,24 +266,35 @@ def run_chunks(
         session.hook.srum_stage_advanced(run=session.info, stage=stage.name, done=found + done, total=total)
 
     share = world.share(f"{stage.name}: chunks", len(missing))
-    for place in share:
-        index = missing[place]
-        # Providers draw from the seeds that they are given; one that uses torch's global state is repeatable too, and
-        # sees the same before and after training: both are parts of one stage.
-        seed = stable_seed(session.config.run.seed, stage.name, index)
-        torch.manual_seed(seed)
-        if failing is None:
-            records, files = work(shards.items(index))
-        else:
-            records, files = attempt(work, shards.items(index), failing, seed)
-        shards.write(index, records, files)
-        if failing is not None:
-            failures = [failure for record in records if (failure := failing.read(record)) is not None]
-            if failed := share.add(len(failures), "failed"):
-                check_share(stage.name, failed, shards.total, session.config.run.max_failed, failures)
+
+    def written(index: int, writing: Future[None]) -> None:
+        writing.result()
         if world.main:
             stage.tick(TICK)
-        advanced(share.add(len(records)))
+        advanced(share.add(len(shards.items(index))))
+
+    before_it: tuple[int, Future[None]] | None = None
+    # A chunk is written while the model works on the next one: disks are slow. What fails waits for what is written.
+    with ThreadPoolExecutor(max_workers=1) as writer:
+        for place in share:
+            index = missing[place]
+            # Providers draw from the seeds that they are given; one that uses torch's global state is repeatable too,
+            # and sees the same before and after training: both are parts of one stage.
+            seed = stable_seed(session.config.run.seed, stage.name, index)
+            torch.manual_seed(seed)
+            if failing is None:
+                records, files = work(shards.items(index))
+            else:
+                records, files = attempt(work, shards.items(index), failing, seed)
+            if before_it is not None:
+                written(*before_it)
+            before_it = index, writer.submit(shards.write, index, records, files)
+            if failing is not None:
+                failures = [failure for record in records if (failure := failing.read(record)) is not None]
+                if failed := share.add(len(failures), "failed"):
+                    check_share(stage.name, failed, shards.total, session.config.run.max_failed, failures)
+        if before_it is not None:
+            written(*before_it)
     share.wait(wanted, advanced)
 
 

@@ -88,6 +88,7 @@ def srum_run_started(run: RunInfo) -> None:
                 "srum.config_hash": run.config_hash,
                 "srum.directory": str(run.directory),
                 **{f"srum.plugin.{distribution}": version for distribution, version in run.versions.items()},
+                **_nesting(run),
             }
         )
         last_step, last_reading = mlflow.last_step(_TRAIN), mlflow.last_step(_MONITOR)
@@ -96,6 +97,12 @@ def srum_run_started(run: RunInfo) -> None:
             f"MLflow cannot log this run: {error}\nTo go without tracking: tracking.enabled=false"
         ) from error
     _tracked[run.directory, run.config_hash] = _Tracked(mlflow, last_step, last_reading)
+
+
+def _nesting(run: RunInfo) -> dict[str, str]:
+    """The tag by which MLflow shows a run below another, if that is tracked too."""
+    parent = run.parent and _tracked.get((run.parent.directory, run.parent.config_hash))
+    return {"mlflow.parentRunId": parent.mlflow.run_id} if parent else {}
 
 
 @hookimpl
