@@ -49,12 +49,13 @@ class Session:
         self.hook = host.hook if self.world.main else silent_hooks()
         # Asked once, because an identity may be the hash of large files.
         self._ingredients = {kind: _ingredient(choice) for kind, choice in config.providers.items()}
+        self.monitor_ingredients = {label: _ingredient(choice) for label, choice in config.monitors.items()}
         resolved = config.resolved()
         self.info = RunInfo(
             name=config.run.name,
             directory=config.directory,
             config=resolved,
-            config_hash=fingerprint([resolved, self._ingredients]),
+            config_hash=fingerprint([resolved, self._ingredients, self.monitor_ingredients]),
             versions=config.versions,
             parent=parent,
         )
@@ -69,11 +70,14 @@ class Session:
         return self.config.providers[kind]
 
     def _build(self, kind: Kind, contract: type, *extra: Any) -> Any:
-        choice = self.choice(kind)
+        return self.built(self.choice(kind), contract, *extra)
+
+    def built(self, choice: Choice, contract: type, *extra: Any) -> Any:
+        """What a choice's factory makes, which must be of the class of its contract."""
         instance = choice.registered.provider.factory(choice.options, *extra)
         if not isinstance(instance, contract):
             raise ContractError(
-                f"{kind.value} {choice.name!r} of {choice.registered.distribution}: its factory returned a "
+                f"{choice.kind.value} {choice.name!r} of {choice.registered.distribution}: its factory returned a "
                 f"{type(instance).__name__}, which is no {contract.__name__}"
             )
         return instance
@@ -191,8 +195,7 @@ class Session:
     @cached_property
     def made_with(self) -> dict[str, str]:
         """Versions and code of the core and of the plugins that are used (:mod:`srum_plugins.runs.provenance`)."""
-        used = [one.registered.file for choice in self.config.providers.values() for one in choice.each]
-        places = {code_place(Path(file.rpartition(":")[0])) for file in used}
+        places = {code_place(Path(one.registered.file.rpartition(":")[0])) for one in self.config.used}
         return made_with([Path(srum_plugins.__file__).parent, *places])
 
     # --- events ---------------------------------------------------------------------------------------------------
@@ -236,6 +239,8 @@ def _ingredient(choice: Choice) -> dict[str, Any]:
     }
     if choice.members:
         found["members"] = {label: _ingredient(member) for label, member in choice.members.items()}
+    if choice.parts:
+        found["parts"] = {option: _ingredient(part) for option, part in choice.parts.items()}
     return found
 
 
