@@ -161,12 +161,13 @@ class TrackingSection:
 @dataclass(frozen=True)
 class Choice:
     """A filled provider slot: which provider, with which options (an instance of its own dataclass). If it is an
-    ensemble, ``members`` are its judges by label."""
+    ensemble, ``members`` are its judges by label. ``parts`` are the providers that its own options name."""
 
     kind: Kind
     registered: Registered
     options: Any
     members: Mapping[str, Choice] = field(default_factory=dict)
+    parts: Mapping[str, Choice] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -186,7 +187,8 @@ class Choice:
 @dataclass(frozen=True)
 class RunConfig:
     """A whole, validated configuration. ``providers`` has no attention if the adapter takes none. ``sampling`` holds
-    the adapter's generation settings by stage, ``training`` its training settings.
+    the adapter's generation settings by stage, ``training`` its training settings. ``monitors`` are those of training,
+    by label: the name, numbered where one stands there twice.
     """
 
     run: RunSection
@@ -199,6 +201,7 @@ class RunConfig:
     tracking: TrackingSection
     sampling: Mapping[str, Any] = field(default_factory=dict)
     training: Any = field(default_factory=NoOptions)
+    monitors: Mapping[str, Choice] = field(default_factory=dict)
 
     @property
     def directory(self) -> Path:
@@ -211,6 +214,7 @@ class RunConfig:
         for kind, choice in self.providers.items():
             plain = [one.plain() for one in choice.each]
             data[kind.value] = plain if choice.members else plain[0]
+        data[MONITORS] = [choice.plain() for choice in self.monitors.values()]
         for name in SECTIONS:
             if name != "run":
                 data[name] = _plain(getattr(self, name))
@@ -223,8 +227,14 @@ class RunConfig:
     @property
     def versions(self) -> dict[str, str]:
         """The versions of the distributions whose providers are used."""
-        used = [one.registered for choice in self.providers.values() for one in choice.each]
+        used = [one.registered for one in self.used]
         return dict(sorted((registered.distribution, registered.version) for registered in used))
+
+    @property
+    def used(self) -> list[Choice]:
+        """All that is chosen: providers, members of ensembles, monitors and what these name."""
+        watching = [one for choice in self.monitors.values() for one in (choice, *choice.parts.values())]
+        return [one for choice in self.providers.values() for one in choice.each] + watching
 
     @property
     def arm(self) -> str:
@@ -242,7 +252,10 @@ SECTIONS: dict[str, type] = {
     "tracking": TrackingSection,
 }
 SAMPLED = ("generate", "evaluate")  # sections with a `sampling` block
-SLOTS = {kind.value: kind for kind in Kind}
+SLOTS = {kind.value: kind for kind in Kind if kind is not Kind.MONITOR}
+MONITORS = "monitors"
+WATCHING = ("reward-hacking", "latents", "grounding")
+"""The monitors of a config that names none: those of them that are installed. They cost next to nothing."""
 
 
 def load(path: Path | None, overrides: Sequence[str], host: PluginHost) -> RunConfig:
@@ -260,8 +273,9 @@ def load(path: Path | None, overrides: Sequence[str], host: PluginHost) -> RunCo
     data = _resolve(data)
     attention = _slot(data.pop(Kind.ATTENTION, None), Kind.ATTENTION)
     providers: dict[Kind, Choice] = {
-        kind: _choice(kind, data.pop(kind, None), host) for kind in Kind if kind is not Kind.ATTENTION
+        kind: _choice(kind, data.pop(kind, None), host) for kind in SLOTS.values() if kind is not Kind.ATTENTION
     }
+    monitors = _monitors(data.pop(MONITORS, None), host)
     adapter = providers[Kind.ADAPTER].registered.provider
     if adapter.heads is not None:
         providers[Kind.ATTENTION] = _choice(
@@ -285,7 +299,7 @@ def load(path: Path | None, overrides: Sequence[str], host: PluginHost) -> RunCo
     if judge.members:
         options = EnsembleOptions(sections["judging"].combine)
         providers[Kind.JUDGE] = dataclasses.replace(judge, options=options)
-    config = RunConfig(providers=providers, sampling=sampling, training=training, **sections)
+    config = RunConfig(providers=providers, sampling=sampling, training=training, monitors=monitors, **sections)
     _check_values(config)
     return config
 
@@ -308,7 +322,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _check_keys(data: Mapping[str, Any]) -> None:
-    known = [*SECTIONS, *SLOTS]
+    known = [*SECTIONS, *SLOTS, MONITORS]
     for key in data:
         if key not in known:
             raise ConfigError(f"unknown key {str(key)!r} at the top of the config.{did_you_mean(str(key), known)}")
@@ -329,6 +343,14 @@ def _override(data: dict[str, Any], overrides: Sequence[str]) -> None:
     for key, value in parsed:
         path = key.split(".")
         first, rest = path[0], path[1:]
+        if first == MONITORS:
+            if rest:
+                raise ConfigError(
+                    f"override {key}: {MONITORS} is a list, so that an option stands with its monitor: "
+                    f"{MONITORS}=[NAME, {{name: NAME, OPTION: VALUE}}]"
+                )
+            data[first] = value
+            continue
         if first in SLOTS and rest in ([], ["name"]):
             continue
         node = data[first] = _slot(data.get(first), first) if first in SLOTS else _mapping(data.get(first), first)
@@ -399,6 +421,29 @@ def _judges(values: list[Any], options: Mapping[str, Any], host: PluginHost) -> 
     named = dict(zip(labels([choice.name for choice in choices]), choices, strict=True))
     members = [Member(label, choice.registered, choice.options) for label, choice in named.items()]
     return Choice(Kind.JUDGE, ensemble(members), EnsembleOptions(), named)
+
+
+def _monitors(value: Any, host: PluginHost) -> dict[str, Choice]:
+    """The list of monitors, by label; of None those of :data:`WATCHING` that are installed."""
+    if value is None:
+        value = [name for name in WATCHING if name in host.names(Kind.MONITOR)]
+    values = value if isinstance(value, list) else [value]
+    choices = [_monitor(one, f"{MONITORS}[{index}]", host) for index, one in enumerate(values)]
+    return dict(zip(labels([choice.name for choice in choices]), choices, strict=True))
+
+
+def _monitor(value: Any, where: str, host: PluginHost) -> Choice:
+    """One monitor. What its options name in turn is chosen first, and stands in them with every default."""
+    chosen = _slot(value, where)
+    name = chosen.get("name")
+    kinds = host.get(Kind.MONITOR, name).provider.parts if isinstance(name, str) else {}
+    parts = {
+        option: _choice(kind, chosen[option], host, f"{where}.{option}")
+        for option, kind in kinds.items()
+        if chosen.get(option) is not None
+    }
+    filled = {**chosen, **{option: part.plain() for option, part in parts.items()}}
+    return dataclasses.replace(_choice(Kind.MONITOR, filled, host, where), parts=parts)
 
 
 def _taken(data: dict[str, Any], section: str, key: str) -> tuple[str, dict[str, Any]]:

@@ -13,12 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from PIL import Image
 
 from srum_plugins.errors import CapabilityError, ContractError
-from srum_plugins.records import Box, Candidate, Failure, Grounding, Judgement, Prompt, Region
+from srum_plugins.records import Box, Candidate, Failure, Grounding, Judgement, Prompt, Reading, Region
 from srum_plugins.rewards.maps import RewardMap
 
 if TYPE_CHECKING:  # torch stays out of start-up: the command line answers without it
@@ -161,6 +161,14 @@ class Prediction(Protocol):
 
     def token_distance(self, other: Prediction) -> Tensor:
         """Per-token distance (T,) to another prediction: for flow models mean_c (v - v')^2."""
+
+
+@runtime_checkable
+class ShowsVelocity(Protocol):
+    """A prediction that shows its numbers. Adapters need not; monitors of the velocity then have nothing to read."""
+
+    def velocities(self) -> Tensor:
+        """(T, C), float32, without gradient: what was predicted for each latent token, in the tokens' order."""
 
 
 class ModelAdapter(ABC):  # noqa: B024 - which methods a subclass needs follows from its capabilities
@@ -474,3 +482,57 @@ class Benchmark(ABC):
     def understanding(self, model: ModelAdapter) -> UnderstandingReport | None:
         """The model's accuracy on a fixed question set, or None if the benchmark has none."""
         return None
+
+
+class Watched(Protocol):
+    """What a monitor may look at beside the model. The same calls give the same, before and after a kill."""
+
+    @property
+    def seed(self) -> int:
+        """The monitor's own seed, for whatever it draws: the same in every reading."""
+
+    @property
+    def prompts(self) -> Sequence[Prompt]:
+        """The training prompts."""
+
+    def candidates(self) -> Sequence[tuple[Candidate, Grounding]]:
+        """The candidates of the run with their regions, background left in, in the order of the run."""
+
+    def located(self, candidates: Sequence[Candidate]) -> list[Located]:
+        """These candidates with their prompts and images, as the model drew them before training."""
+
+    def latents(self, count: int) -> tuple[list[Prompt], list[Tensor]]:
+        """The prompts and latents (C, H, W), on the device, of up to ``count`` training examples, spread evenly."""
+
+    def generate(self, model: ModelAdapter, prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[Generated]:
+        """Images with the settings of the stage ``generate``, one per prompt."""
+
+    def judge(self, items: Sequence[Located], model: ModelAdapter, option: str | None = None) -> list[Judgement]:
+        """What the run's judge says of images as a whole, without regions; or the judge that this option names, which
+        is one of the provider's ``parts``."""
+
+
+class Monitor(ABC):
+    """Watches a training, and may end it by a reading of the level ``stop``.
+
+    A reading must be the same whenever it is taken on the same weights: a training that was killed takes those since
+    its last checkpoint again, and calls :meth:`before` anew, on the weights from before training. All methods run
+    without gradient, and torch's, numpy's and Python's random numbers are set aside for the time. Where several
+    processes hold a part of the weights each (``train.sharding=fsdp2``), all of them call all methods together, and the
+    model can do nothing but ``predict``; else the main process alone does.
+    """
+
+    every: int | None = None
+    """Steps between two readings during training; the last step has one too. None: there are none during training."""
+
+    @abstractmethod
+    def before(self, run: Watched, model: ModelAdapter) -> list[Reading]:
+        """Take what later readings are compared with; the readings that can be taken before training."""
+
+    def during(self, step: int, rows: Sequence[Mapping[str, float]], model: ModelAdapter) -> list[Reading]:
+        """Readings after ``step`` steps, of which ``rows`` are the metrics, each with its ``step`` (from 0)."""
+        return []
+
+    def after(self, model: ModelAdapter) -> list[Reading]:
+        """Readings on the weights that training ends with. Their levels are told, and stop nothing any more."""
+        return []

@@ -32,6 +32,7 @@ STAGE_OF_SLOT = {
     "judge": "judge",
     "aggregator": "reward",
     "objective": "train",
+    "monitors": "train",
     "benchmark": "evaluate",
 }
 
@@ -149,6 +150,24 @@ def check_world(adapter: Registered, train: TrainSection, size: int) -> None:
             raise ConfigError(
                 "train.sharding=fsdp2 does not work with train.optimizer=adamw8bit, whose blocks cannot be shared out: "
                 "set train.optimizer=adamw, with train.master_weights=true for weights in bfloat16"
+            )
+
+
+def check_monitors(monitors: Mapping[str, tuple[Registered, Any]], train: TrainSection, size: int) -> None:
+    """Refuse monitors, by slot with their options, that ask more of a model whose weights are shared out than training
+    does.
+
+    Raises:
+        ConfigError: which, and what to set.
+    """
+    if train.sharding == "none" or size == 1:
+        return
+    for slot, (registered, options) in monitors.items():
+        if more := sorted(set(registered.provider.needs(options)) - {Capability.TRAIN}):
+            raise ConfigError(
+                f"{slot} {registered.provider.name!r} needs a model that can {', '.join(more)} during training, and "
+                f"with train.sharding={train.sharding} each of {size} processes holds a part of it, which can only "
+                "predict. Leave it out, or set train.sharding=none"
             )
 
 

@@ -15,6 +15,7 @@ import pluggy
 from PIL import Image
 
 from srum_plugins.providers import Provider
+from srum_plugins.records import Phase, Reading
 
 PROJECT = "srum_plugins"
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -79,6 +80,11 @@ class Providers:
         """Attention kernels (:class:`srum_plugins.attention.contract.Attention`)."""
         raise AssertionError("a specification is never called")
 
+    @hookspec
+    def srum_monitors(self) -> Iterable[Provider]:
+        """Watchers of training (:class:`srum_plugins.contracts.Monitor`)."""
+        raise AssertionError("a specification is never called")
+
 
 class Events:
     """Event hooks. An exception in a listener stops the run: a listener that may fail guards itself."""
@@ -127,6 +133,11 @@ class Events:
     @hookspec
     def srum_train_step_failed(self, run: RunInfo, step: int, error: BaseException) -> None:
         """Training step ``step`` stopped by an exception, before the optimizer moved."""
+
+    @hookspec
+    def srum_monitor(self, run: RunInfo, monitor: str, phase: Phase, step: int, readings: Sequence[Reading]) -> None:
+        """A monitor has read weights that were trained ``step`` steps. One of the level ``stop`` before or during
+        training ends it."""
 
     @hookspec
     def srum_metrics(self, run: RunInfo, stage: str, metrics: Mapping[str, float]) -> None:

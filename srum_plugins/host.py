@@ -43,6 +43,7 @@ KIND_OF_HOOK = {
     "srum_prompt_sets": Kind.PROMPTS,
     "srum_benchmarks": Kind.BENCHMARK,
     "srum_attentions": Kind.ATTENTION,
+    "srum_monitors": Kind.MONITOR,
 }
 PROVIDER_NAME = re.compile(r"[a-z][a-z0-9._-]*")
 
@@ -320,10 +321,20 @@ def _check_provider(record: object, kind: Kind, where: str) -> None:
             f"{where}: only adapters have capabilities, sampling, presets, training, heads and weightless; others say "
             "what they need by needs"
         )
+    _check_parts(record, kind, where)
     if not isinstance(record.modules, tuple) or not all(isinstance(one, str) and one for one in record.modules):
         raise ContractError(f"{where}: modules must be a tuple of import names, got {record.modules!r}")
     if record.modules and not record.extra:
         raise ContractError(f"{where}: modules need extra, the pip line that installs them")
+
+
+def _check_parts(record: Provider, kind: Kind, where: str) -> None:
+    if record.parts and kind is not Kind.MONITOR:
+        raise ContractError(f"{where}: only monitors have parts")
+    own = {field.name for field in dataclasses.fields(record.options)}
+    for option, of in record.parts.items():
+        if option not in own or of is not Kind.JUDGE:
+            raise ContractError(f"{where}: parts must name options, each with Kind.JUDGE, got {option!r}: {of!r}")
 
 
 def _check_presets(record: Provider, where: str) -> None:

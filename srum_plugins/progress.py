@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 from srum_plugins.hookspecs import RunInfo, hookimpl
+from srum_plugins.records import Phase, Reading, told
 
 _PLAIN_SECONDS = 30.0  # between two lines of a stage where there is no terminal
 
@@ -189,6 +190,21 @@ def srum_train_step_finished(run: RunInfo, step: int, metrics: Mapping[str, floa
             view.stage.advance(view.out, step + 1, view.stage.total, note)
 
     _show(run, move)
+
+
+@hookimpl
+def srum_monitor(run: RunInfo, monitor: str, phase: Phase, step: int, readings: Sequence[Reading]) -> None:
+    """Say what a monitor warns of, and what it could not read; the rest is quiet."""
+    styles = {"ok": "dim", "warning": "yellow", "stop": "bold red"}
+    words = {"ok": "note", "warning": "WARNING", "stop": "STOP" if phase != "after" else "WARNING (stop level)"}
+
+    def warn(view: _View) -> None:
+        for one in readings:
+            if one.level != "ok" or one.failure is not None:
+                line = f"{words[one.level]} after step {step}: {told(monitor, one)}"
+                view.out.print(line, style=styles[one.level], markup=False, soft_wrap=True)
+
+    _show(run, warn)
 
 
 @hookimpl

@@ -22,6 +22,7 @@ class Kind(StrEnum):
     PROMPTS = "prompts"
     BENCHMARK = "benchmark"
     ATTENTION = "attention"
+    MONITOR = "monitor"
 
 
 PRESET = "preset"
@@ -53,7 +54,8 @@ class Provider:
     was probed for them. ``weightless`` makes an adapter without memory from its options, as a
     :class:`srum_plugins.contracts.Weightless`, for ``srum doctor --memory``; None if it cannot be. ``cannot_encode``
     says of an adapter's options why it could not encode images and what to do, and is empty if it can; it is asked
-    before anything is loaded where ``train.latents=encoded``.
+    before anything is loaded where ``train.latents=encoded``. ``parts`` are the options of a monitor that
+    name a provider themselves, each with its kind: in a config such an option is filled like that kind's slot.
     """
 
     name: str
@@ -73,3 +75,4 @@ class Provider:
     heads: Callable[[Any], tuple[Heads, ...]] | None = None
     weightless: Callable[[Any], Any] | None = None
     cannot_encode: Callable[[Any], str] = lambda options: ""
+    parts: Mapping[str, Kind] = field(default_factory=dict)

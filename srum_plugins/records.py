@@ -14,7 +14,7 @@ import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from srum_plugins.errors import ContractError
 
@@ -207,6 +207,50 @@ class Judgement:
         for index, score in enumerate(self.local):
             if isinstance(score, Score) and not -1.0 <= score.value <= 1.0:
                 raise ContractError(f"local score {index} must lie in [-1, 1], got {score.value}")
+
+
+Level = Literal["ok", "warning", "stop"]
+"""What a monitor thinks of a figure: nothing to say, look at it, or end training."""
+Phase = Literal["before", "during", "after"]
+"""When a monitor reads: on the weights before training, after a step, or on the weights that training ends with."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A figure that a monitor took, finite, and how bad it is; or the ``failure`` that kept it from being taken.
+    ``message`` says what the figure means here, in words for people."""
+
+    name: str
+    value: float | None
+    level: Level = "ok"
+    message: str = ""
+    failure: Failure | None = None
+
+    def __post_init__(self) -> None:
+        if (self.value is None) == (self.failure is None):
+            raise ContractError(f"the reading {self.name!r} needs a value or a failure, and not both")
+        if self.value is not None and not math.isfinite(self.value):
+            raise ContractError(f"the reading {self.name!r} must be finite, got {self.value}")
+        if self.failure is not None and self.level == "stop":
+            raise ContractError(f"the reading {self.name!r} has no value, which cannot end a training")
+
+
+def told(monitor: str, reading: Reading) -> str:
+    """A monitor's reading in one line, for people."""
+    value = f"= {reading.value:.4g}" if reading.value is not None else "could not be read"
+    failure = reading.failure
+    why = reading.message if failure is None else f"{failure.cause}: {failure.detail}".rstrip(": ")
+    return f"{monitor}: {reading.name} {value}{f' ({why})' if why else ''}"
+
+
+@dataclass(frozen=True)
+class Noted:
+    """A reading of a monitor, as in ``monitors.jsonl``. ``step`` counts the steps that its weights were trained."""
+
+    step: int
+    phase: Phase
+    monitor: str
+    reading: Reading
 
 
 def to_json(record: Any) -> Any:

@@ -104,7 +104,7 @@ def markdown(summary: Mapping[str, Any]) -> str:
         f"|{'|'.join('---' if key == 'what' else '--:' for key in HEADERS)}|",
     ]
     lines += [f"| {' | '.join(plain(cell) for cell in _cells(row))} |" for row in rows(summary)]
-    return "\n".join([*lines, "", plain(_footnote(summary)), ""])
+    return "\n".join([*lines, "", *(plain(line) for line in _footnote(summary).split("\n")), ""])
 
 
 def plain(text: str) -> str:
@@ -143,7 +143,9 @@ def change_in_words(row: Mapping[str, Any]) -> str:
 
 def _footnote(summary: Mapping[str, Any]) -> str:
     total = sum(summary.get("seconds", {}).values())
-    return " · ".join([*failures_in_words(summary), understanding_in_words(summary), f"{total:.0f} s of work"])
+    stopped = f"{summary['stopped']}\n" if summary.get("stopped") else ""
+    told = [*failures_in_words(summary), understanding_in_words(summary), f"{total:.0f} s of work"]
+    return f"{stopped}{' · '.join(told)}"
 
 
 def failures_in_words(summary: Mapping[str, Any]) -> list[str]:

@@ -25,7 +25,7 @@ from srum_plugins.stages.pipeline import run
 OURS = (
     # plugins that the toy runs do without
     "attention,tracking,progress,bagel,blip3o,shapes,native,components,fixed,file,choice,rubric,questions,http,"
-    "compbench,reasonbench,prompt_file"
+    "compbench,reasonbench,prompt_file,monitors"
 )
 
 

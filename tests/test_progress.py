@@ -13,6 +13,7 @@ from rich.console import Console
 
 from srum_plugins import progress
 from srum_plugins.hookspecs import RunInfo
+from srum_plugins.records import Failure, Reading
 
 RUN = RunInfo("demo", Path("runs/demo"), {}, "abc")
 
@@ -129,3 +130,25 @@ def test_the_rate_ignores_what_was_found_on_disk(first: int, chunks: list[tuple[
     assert pace.rate() == pytest.approx(sum(count for count, _ in chunks) / sum(seconds for _, seconds in chunks))
     assert pace.text(done, now).count("left") == 0
     assert pace.text(done + 5, now).endswith(" left")
+
+
+def test_what_a_monitor_warns_of_is_printed_as_it_is_and_the_rest_is_not(
+    printed: Callable[[bool], io.StringIO],
+) -> None:
+    buffer = printed(False)
+    progress.srum_run_started(RUN)
+    readings = [
+        Reading("quiet", 1.0),
+        Reading("far", 0.5, "warning", "[red]"),
+        Reading("gone", None, failure=Failure("no spread", "at all")),
+    ]
+    progress.srum_monitor(RUN, "latents", "during", 4, readings)
+    progress.srum_monitor(RUN, "latents", "during", 8, [Reading("far", 2.0, "stop")])
+    progress.srum_monitor(RUN, "latents", "after", 3, [Reading("far", 2.0, "stop")])
+    progress.srum_run_finished(RUN)
+    assert buffer.getvalue().splitlines()[1:-1] == [
+        "WARNING after step 4: latents: far = 0.5 ([red])",
+        "note after step 4: latents: gone could not be read (no spread: at all)",
+        "STOP after step 8: latents: far = 2",
+        "WARNING (stop level) after step 3: latents: far = 2",
+    ]

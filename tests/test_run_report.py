@@ -26,7 +26,7 @@ from srum_plugins import hookimpl
 from srum_plugins.cli import main
 from srum_plugins.errors import ContractError, StageError
 from srum_plugins.host import PluginHost
-from srum_plugins.records import Box, Failure, Mask, Region, Score
+from srum_plugins.records import Box, Failure, Mask, Noted, Reading, Region, Score, to_json
 from srum_plugins.report import change_in_words, rows
 from srum_plugins.reporting.curves import POINTS, SERIES, curve_svg, smoothed
 from srum_plugins.reporting.inline import LOSSLESS, SIDE, data_uri
@@ -359,13 +359,16 @@ def test_the_page_of_the_docs_is_made_as_they_say() -> None:
 def test_monitors_are_read_from_the_training_if_there_are_any(folder: Path) -> None:
     session = Session(toy_config(folder, "judge.fail_every=2"), toy_host())
     readings = next((folder / "run/stages/train").glob("*/metrics.jsonl")).with_name("monitors.jsonl")
-    readings.write_text('{"name": "drift", "value": 0.5, "step": 4, "level": "warning"}\n')
+    noted = Noted(4, "during", "latents", Reading("drift", 0.5, "warning", "<b>far</b>"))
+    readings.write_text(f"{json.dumps(to_json(noted))}\n")
     try:
         found = Page(run_page(session, summary_of(session)))
     finally:
         readings.unlink()
     assert "monitors" in {entry["id"] for entry in found.of("section")}
     assert "from step 4" in "".join(found.texts)
+    assert "latents: drift" in "".join(found.texts)
+    assert "<b>far</b>" in "".join(found.texts)  # as text
 
 
 def test_a_run_that_is_not_complete_has_what_there_is(tmp_path: Path) -> None:

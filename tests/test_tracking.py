@@ -17,6 +17,7 @@ from PIL import Image
 
 from srum_plugins.errors import TrackingError
 from srum_plugins.hookspecs import RunInfo
+from srum_plugins.records import Failure, Phase, Reading
 from srum_plugins.tracking import plugin
 from srum_plugins.tracking.mlflow_run import MlflowRun, Point, _batches, default_uri, flatten
 
@@ -249,3 +250,23 @@ def test_batches_keep_order_and_whole_steps_within_the_limit(sizes: list[int]) -
 def test_flatten_keeps_every_leaf() -> None:
     config = {"a": {"b": {"c": 1, "d": True}, "e": {}}, "f": "x.y", "g": [{"h": 1}]}
     assert flatten(config) == {"a.b.c": "1", "a.b.d": "true", "a.e": "{}", "f": "x.y", "g": '[{"h": 1}]'}
+
+
+def test_readings_of_monitors_are_logged_once_by_step(run: RunInfo) -> None:
+    def read(step: int, phase: Phase = "during") -> None:
+        readings = [Reading("far", step / 2), Reading("gone", None, failure=Failure("no spread"))]
+        plugin.srum_monitor(run, "latents", phase, step, readings)
+
+    plugin.srum_run_started(run)
+    read(0, "before")
+    read(5)
+    plugin.srum_checkpoint_saved(run)
+    plugin.srum_run_failed(run, KeyboardInterrupt())
+    plugin.srum_run_started(run)
+    for step in (5, 10):  # the first again, since its checkpoint
+        read(step)
+    read(8, "after")
+    plugin.srum_run_finished(run, {})
+    assert steps(run, "monitor/latents/far") == [0, 5, 10]
+    assert stored(run).data.metrics["monitor_after/latents/far"] == 4.0
+    assert not [key for key in stored(run).data.metrics if "gone" in key]

@@ -116,6 +116,9 @@ class ToyPrediction:
         assert isinstance(other, ToyPrediction)
         return self._distance(other.velocity)
 
+    def velocities(self) -> Tensor:
+        return torch.cat([one.detach().flatten(1).T for one in self.velocity])
+
     def _distance(self, target: Sequence[Tensor]) -> Tensor:
         pairs = zip(self.velocity, target, strict=True)
         return torch.cat([(own - other).square().mean(dim=0).flatten() for own, other in pairs])

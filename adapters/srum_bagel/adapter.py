@@ -129,6 +129,10 @@ class FlowPrediction:
             raise ContractError(f"a flow prediction has no distance to a {type(other).__name__}")
         return self._per_token(other.velocity)
 
+    def velocities(self) -> Tensor:
+        """See :class:`srum_plugins.contracts.ShowsVelocity`."""
+        return self.velocity.detach().float()
+
     def _per_token(self, target: Tensor) -> Tensor:
         return (self.velocity.float() - target.float()).square().mean(dim=1)
 

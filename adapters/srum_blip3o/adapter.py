@@ -67,6 +67,10 @@ class FeaturePrediction:
             raise ContractError(f"a prediction of features has no distance to a {type(other).__name__}")
         return (self.velocity.float() - other.velocity.float()).square().mean(dim=1).flatten()
 
+    def velocities(self) -> Tensor:
+        """See :class:`srum_plugins.contracts.ShowsVelocity`."""
+        return self.velocity.detach().float().flatten(2).transpose(1, 2).flatten(0, 1)
+
 
 class Blip3oAdapter(ModelAdapter):
     """Qwen, prior and pixel decoder; the EVA tower, of four billion weights, is loaded when an image is to be encoded,

@@ -13,6 +13,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from srum_plugins.errors import StageError
+from srum_plugins.records import Noted
 from srum_plugins.report import rows
 from srum_plugins.reporting import sections
 from srum_plugins.reporting.page import page
@@ -21,12 +22,11 @@ from srum_plugins.runs.files import read_sealed, write_if_different
 from srum_plugins.runs.fingerprint import SHORT
 from srum_plugins.runs.store import QUARANTINE
 from srum_plugins.stages import evaluate, generate, ground, judge, reward, train
+from srum_plugins.stages.monitoring import read_noted, stopped_early
 from srum_plugins.stages.session import Part, Session
-from srum_plugins.training.checkpoints import read_metrics
+from srum_plugins.training.checkpoints import MONITORS, read_metrics
 
 REPORT = "report.html"
-READINGS = "monitors.jsonl"
-"""Where monitors note their readings, in the directory of the stage ``train``."""
 SHOWN = 12  # prompts with their images, and as many whose verdict has changed
 PARTS: tuple[Part, ...] = (
     generate.STAGE,
@@ -66,6 +66,8 @@ def run_page(session: Session, summary: Mapping[str, Any]) -> str:
     facts = [*used, f"seed {config.run.seed}"]
     if missing:
         facts.append(f"not complete: {', '.join(missing)}")
+    if "train" in done and (stopped := stopped_early(session.directory(train.STAGE).facts())):
+        facts.append(stopped)
     return page(f"{config.run.name}: {config.arm}", facts, run_sections(session, summary, done))
 
 
@@ -87,8 +89,8 @@ def run_sections(session: Session, summary: Mapping[str, Any], done: set[str]) -
     if "train" in done:
         directory = session.directory(train.STAGE)
         found.append(sections.curves({session.config.run.name: read_metrics(directory)}))
-        if readings := _lines(directory.path / READINGS):
-            found.append(sections.monitors(readings))
+        if noted := read_noted(directory.path / MONITORS):
+            found.append(sections.monitors([_reading(one) for one in noted]))
     found += [
         sections.quarantine(failed_records(session)),
         sections.costs(stage_costs(session, done)),
@@ -195,6 +197,19 @@ def _made(session: Session, part: Part) -> Made:
     directory = session.directory(part)
     manifest = read_sealed(directory.path / "manifest.json")
     return Made(part.name, directory.fingerprint[:SHORT], manifest.get("made_with", {}))
+
+
+def _reading(noted: Noted) -> dict[str, Any]:
+    """A row of :func:`srum_plugins.reporting.sections.monitors`. Those on the last weights are named apart."""
+    reading = noted.reading
+    failure = reading.failure
+    return {
+        "name": f"{noted.monitor}: {reading.name}{', last weights' if noted.phase == 'after' else ''}",
+        "step": noted.step,
+        "value": reading.value if failure is None else f"{failure.cause} {failure.detail}".rstrip(),
+        "level": reading.level,
+        "message": reading.message,
+    }
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

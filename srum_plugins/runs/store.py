@@ -18,7 +18,7 @@ from srum_plugins.runs.fingerprint import SHORT, changes, fingerprint
 from srum_plugins.runs.sums import SUMS, digest, read_checked, read_sums, sums_text
 
 QUARANTINE = "quarantine.jsonl"
-LOOSE = ("pictures/*", "metrics.jsonl", QUARANTINE)  # what no part's sums list
+LOOSE = ("pictures/*", "metrics.jsonl", "monitors.jsonl", QUARANTINE)  # what no part's sums list
 _NAME = re.compile(rf"[0-9a-f]{{{SHORT}}}\n?")
 
 

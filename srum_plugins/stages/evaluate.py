@@ -34,7 +34,7 @@ from srum_plugins.stages.session import Part, Session, Stage, file_name, run_chu
 from srum_plugins.stats import Interval, paired_bootstrap, stratified_bootstrap
 
 SHOWN = 16  # prompts on the before/after sheet
-RESERVED = ("understanding", "measured", "arm", "seconds")
+RESERVED = ("understanding", "measured", "arm", "seconds", "stopped")
 
 
 @dataclass(frozen=True)

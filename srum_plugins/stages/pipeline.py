@@ -27,6 +27,7 @@ from srum_plugins.runs.lock import held
 from srum_plugins.runs.redo import finished, put_aside, redoing
 from srum_plugins.runs.store import StageDirectory
 from srum_plugins.stages import evaluate, generate, ground, judge, reward, train
+from srum_plugins.stages.monitoring import stopped_early
 from srum_plugins.stages.quarantine import told
 from srum_plugins.stages.session import Part, Session, Stage
 from srum_plugins.world import World, disagreements
@@ -89,6 +90,7 @@ def check(config: RunConfig, host: PluginHost, chosen: Sequence[Stage], world: W
         gate.check_optimizer(adapter.registered, adapter.options, config.training, config.train)
         gate.check_latents(adapter.registered, adapter.options, config.train)
         gate.check_world(adapter.registered, config.train, world.size)
+        gate.check_monitors(_watching(config), config.train, world.size)
 
 
 def _run_stages(
@@ -171,6 +173,16 @@ def _others(config: RunConfig) -> dict[str, tuple[Registered, Any]]:
         for index, one in enumerate(choice.each):
             found[f"{kind.value}[{index}]" if choice.members else kind.value] = (one.registered, one.options)
     del found[Kind.ADAPTER.value]
+    return {**found, **_watching(config)}
+
+
+def _watching(config: RunConfig) -> dict[str, tuple[Registered, Any]]:
+    """The monitors with their options, and what these name."""
+    found = {}
+    for index, choice in enumerate(config.monitors.values()):
+        found[f"monitors[{index}]"] = (choice.registered, choice.options)
+        for option, part in choice.parts.items():
+            found[f"monitors[{index}].{option}"] = (part.registered, part.options)
     return found
 
 
@@ -202,6 +214,8 @@ def _run_stage(session: Session, stage: Stage, say: Callable[[str], None]) -> No
             hook.srum_stage_failed(run=info, stage=stage.name, error=error)
             raise
     if world.main:
+        if stopped := stopped_early(directory.facts()):
+            say(stopped)
         _publish(session, stage, directory)
     hook.srum_stage_finished(run=info, stage=stage.name, seconds=directory.seconds(), reused=reused)
 
@@ -239,7 +253,10 @@ def summary_of(session: Session) -> dict[str, Any]:
     if not directory.complete:
         return {}
     seconds = {stage.name: session.directory(stage).seconds() for stage in STAGES}
-    return {**read_sealed(directory.path / "summary.json"), "arm": session.config.arm, "seconds": seconds}
+    summary = {**read_sealed(directory.path / "summary.json"), "arm": session.config.arm, "seconds": seconds}
+    trained = session.directory(train.STAGE)
+    stopped = stopped_early(trained.facts()) if trained.complete else ""
+    return {**summary, "stopped": stopped} if stopped else summary
 
 
 def _outcome(session: Session, settings: bytes) -> dict[Path, bytes]:

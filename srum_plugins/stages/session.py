@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -48,12 +49,13 @@ class Session:
         self.hook = host.hook if self.world.main else silent_hooks()
         # Asked once, because an identity may be the hash of large files.
         self._ingredients = {kind: _ingredient(choice) for kind, choice in config.providers.items()}
+        self.monitor_ingredients = {label: _ingredient(choice) for label, choice in config.monitors.items()}
         resolved = config.resolved()
         self.info = RunInfo(
             name=config.run.name,
             directory=config.directory,
             config=resolved,
-            config_hash=fingerprint([resolved, self._ingredients]),
+            config_hash=fingerprint([resolved, self._ingredients, self.monitor_ingredients]),
             versions=config.versions,
             parent=parent,
         )
@@ -68,11 +70,14 @@ class Session:
         return self.config.providers[kind]
 
     def _build(self, kind: Kind, contract: type, *extra: Any) -> Any:
-        choice = self.choice(kind)
+        return self.built(self.choice(kind), contract, *extra)
+
+    def built(self, choice: Choice, contract: type, *extra: Any) -> Any:
+        """What a choice's factory makes, which must be of the class of its contract."""
         instance = choice.registered.provider.factory(choice.options, *extra)
         if not isinstance(instance, contract):
             raise ContractError(
-                f"{kind.value} {choice.name!r} of {choice.registered.distribution}: its factory returned a "
+                f"{choice.kind.value} {choice.name!r} of {choice.registered.distribution}: its factory returned a "
                 f"{type(instance).__name__}, which is no {contract.__name__}"
             )
         return instance
@@ -190,8 +195,7 @@ class Session:
     @cached_property
     def made_with(self) -> dict[str, str]:
         """Versions and code of the core and of the plugins that are used (:mod:`srum_plugins.runs.provenance`)."""
-        used = [one.registered.file for choice in self.config.providers.values() for one in choice.each]
-        places = {code_place(Path(file.rpartition(":")[0])) for file in used}
+        places = {code_place(Path(one.registered.file.rpartition(":")[0])) for one in self.config.used}
         return made_with([Path(srum_plugins.__file__).parent, *places])
 
     # --- events ---------------------------------------------------------------------------------------------------
@@ -235,6 +239,8 @@ def _ingredient(choice: Choice) -> dict[str, Any]:
     }
     if choice.members:
         found["members"] = {label: _ingredient(member) for label, member in choice.members.items()}
+    if choice.parts:
+        found["parts"] = {option: _ingredient(part) for option, part in choice.parts.items()}
     return found
 
 
@@ -261,24 +267,35 @@ def run_chunks(
         session.hook.srum_stage_advanced(run=session.info, stage=stage.name, done=found + done, total=total)
 
     share = world.share(f"{stage.name}: chunks", len(missing))
-    for place in share:
-        index = missing[place]
-        # Providers draw from the seeds that they are given; one that uses torch's global state is repeatable too, and
-        # sees the same before and after training: both are parts of one stage.
-        seed = stable_seed(session.config.run.seed, stage.name, index)
-        torch.manual_seed(seed)
-        if failing is None:
-            records, files = work(shards.items(index))
-        else:
-            records, files = attempt(work, shards.items(index), failing, seed)
-        shards.write(index, records, files)
-        if failing is not None:
-            failures = [failure for record in records if (failure := failing.read(record)) is not None]
-            if failed := share.add(len(failures), "failed"):
-                check_share(stage.name, failed, shards.total, session.config.run.max_failed, failures)
+
+    def written(index: int, writing: Future[None]) -> None:
+        writing.result()
         if world.main:
             stage.tick(TICK)
-        advanced(share.add(len(records)))
+        advanced(share.add(len(shards.items(index))))
+
+    before_it: tuple[int, Future[None]] | None = None
+    # A chunk is written while the model works on the next one: disks are slow. What fails waits for what is written.
+    with ThreadPoolExecutor(max_workers=1) as writer:
+        for place in share:
+            index = missing[place]
+            # Providers draw from the seeds that they are given; one that uses torch's global state is repeatable too,
+            # and sees the same before and after training: both are parts of one stage.
+            seed = stable_seed(session.config.run.seed, stage.name, index)
+            torch.manual_seed(seed)
+            if failing is None:
+                records, files = work(shards.items(index))
+            else:
+                records, files = attempt(work, shards.items(index), failing, seed)
+            if before_it is not None:
+                written(*before_it)
+            before_it = index, writer.submit(shards.write, index, records, files)
+            if failing is not None:
+                failures = [failure for record in records if (failure := failing.read(record)) is not None]
+                if failed := share.add(len(failures), "failed"):
+                    check_share(stage.name, failed, shards.total, session.config.run.max_failed, failures)
+        if before_it is not None:
+            written(*before_it)
     share.wait(wanted, advanced)
 
 

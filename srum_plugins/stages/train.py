@@ -23,9 +23,22 @@ from srum_plugins.providers import Kind
 from srum_plugins.runs.files import storing, write_folder
 from srum_plugins.runs.fingerprint import stable_seed
 from srum_plugins.runs.store import StageDirectory
-from srum_plugins.stages import generate, reward
+from srum_plugins.stages import generate, monitoring, reward
+from srum_plugins.stages.monitoring import Watch, read_noted, stopping
 from srum_plugins.stages.session import Session, Stage
-from srum_plugins.training.checkpoints import METRICS, best, checkpoints, drop, read_metrics, resume, save, sizes
+from srum_plugins.training.checkpoints import (
+    METRICS,
+    MONITORS,
+    best,
+    checkpoints,
+    drop,
+    read_metrics,
+    restore,
+    resume,
+    save,
+    sizes,
+    to_keep,
+)
 from srum_plugins.training.dataset import Dataset
 from srum_plugins.training.parallel import Replicated, Sharded, Single, shard
 from srum_plugins.training.shared_tensors import fill, full
@@ -39,7 +52,9 @@ HOW = ("checkpoint_every", "keep", "keep_best", "microbatch", "sharding", "laten
 def ingredients(session: Session) -> dict[str, Any]:
     """What the weights depend on, besides candidates and rewards."""
     settings = {key: value for key, value in session.info.config["train"].items() if key not in HOW}
-    return {"objective": session.ingredient(Kind.OBJECTIVE), "train": settings}
+    found = {"objective": session.ingredient(Kind.OBJECTIVE), "train": settings}
+    # Monitors change no weight, unless one of them ends the training.
+    return {**found, "monitors": session.monitor_ingredients} if session.monitor_ingredients else found
 
 
 def weights(directory: StageDirectory) -> Path:
@@ -55,19 +70,36 @@ def progress(session: Session, directory: StageDirectory) -> tuple[int, int]:
 
 
 def make(session: Session, directory: StageDirectory) -> None:
-    """Train from the last checkpoint to the end, and save the weights."""
+    """Train from the last checkpoint to the end, or until a monitor says stop, and save the weights."""
+    saved = _train(session, directory)
+    session.release()  # its weights have moved: what comes next loads them from disk, as it would after a kill
+    if not saved:  # stopped before there was a checkpoint: the model as it is without training
+        if session.world.main:
+            session.model().start_training(session.config.training, base=False)
+            write_folder(weights(directory), session.model().save)
+            session.release()
+        session.world.meet("weights saved")
+
+
+def _train(session: Session, directory: StageDirectory) -> bool:
+    """Train, and save the weights that are kept. False if a monitor said stop before there were any."""
     settings, hook, info, world = session.config.train, session.hook, session.info, session.world
     data = Dataset.build(session, session.model(), _examples(session))
     trainer = _trainer(session, data)
-    state = trainer.state
+    state, watch = trainer.state, Watch(session, directory, data)
+    first = watch.before(trainer.model)  # again when training is resumed, before it has the weights of its checkpoint
     start = resume(directory, state, world)
+    if not start:
+        watch.note(first)
+    stop = stopping(first)
     if world.main and start:  # killed just before it would have done so
         drop(directory, settings)
     announce = session.listens("srum_train_step_started")
     report = session.listens("srum_train_step_finished")
     world.meet("training begun")
+    rows = read_metrics(directory) if watch.on else []
     with _log(session, directory) as log:
-        for step in range(start, settings.steps):
+        for step in range(start, settings.steps if stop is None else start):
             if announce:
                 hook.srum_train_step_started(run=info, step=step)
             try:
@@ -80,6 +112,12 @@ def make(session: Session, directory: StageDirectory) -> None:
                 log.write(f"{json.dumps({'step': step, **metrics}, allow_nan=False)}\n")
             if report:
                 hook.srum_train_step_finished(run=info, step=step, metrics=metrics)
+            if watch.on:
+                rows.append({"step": step, **metrics})
+                readings = watch.during(step + 1, rows, trainer.model)
+                watch.note(readings)
+                if (stop := stopping(readings)) is not None:
+                    break
             if (step + 1) % settings.checkpoint_every == 0 or step + 1 == settings.steps:
                 with storing(directory.path / METRICS):
                     log.flush()
@@ -88,26 +126,44 @@ def make(session: Session, directory: StageDirectory) -> None:
                     directory.tick()
                 hook.srum_checkpoint_saved(run=info, step=step, folder=folder)
                 hook.srum_stage_advanced(run=info, stage="train", done=step + 1, total=settings.steps)
+    done = settings.steps
+    if stop is not None:
+        kept = world.tell("kept checkpoint", lambda: _kept(directory, settings))
+        if kept is None:
+            return False
+        done = kept[0]
+        restore(Path(kept[1]), state, world)
     state.take_average()
+    watch.note(watch.after(done, trainer.model))
     whole = _gathered(session, state)
-    del trainer, state, data  # what the optimizer held, and a model in parts, would lie beside the model that is saved
+    # What the optimizer and the monitors held, and a model in parts, would lie beside the model that is saved.
+    del trainer, state, data, watch
     _save_weights(session, directory, whole)
-    session.release()  # its weights have moved: what comes next loads them from disk, as it would after a kill
+    return True
 
 
 def conclude(session: Session, directory: StageDirectory) -> dict[str, Any]:
     """Draw the curves."""
-    rows, saved = read_metrics(directory), checkpoints(directory)
-    session.picture(directory, "training", training_curve(rows))
-    facts: dict[str, Any] = {
-        "examples": len(_examples(session)),
-        "steps": session.config.train.steps,
-        "trainable_parameters": sizes(saved[-1][1]),
-    }
-    settings = session.config.train
-    if settings.keep_best is not None:
-        facts["best_checkpoint"] = best(saved, rows, settings.keep_best, settings.checkpoint_every).name
-    return {**facts, **{f"last_{name}": value for name, value in rows[-1].items() if name not in ("step", "lr")}}
+    settings, rows, saved = session.config.train, read_metrics(directory), checkpoints(directory)
+    noted = read_noted(directory.path / MONITORS)
+    facts: dict[str, Any] = {"examples": len(_examples(session)), "steps": len(rows)}
+    if rows:
+        session.picture(directory, "training", training_curve(rows))
+    if curves := monitoring.curves(noted):
+        session.picture(directory, "monitors", training_curve(curves))
+    if saved:
+        facts["trainable_parameters"] = sizes(saved[-1][1])
+        if settings.keep_best is not None:
+            facts["best_checkpoint"] = best(saved, rows, settings.keep_best, settings.checkpoint_every).name
+    kept = to_keep(directory, settings)
+    facts |= monitoring.facts(noted, kept[0] if kept else 0)
+    last = rows[-1] if rows else {}
+    return {**facts, **{f"last_{name}": value for name, value in last.items() if name not in ("step", "lr")}}
+
+
+def _kept(directory: StageDirectory, settings: TrainSection) -> tuple[int, str] | None:
+    kept = to_keep(directory, settings)
+    return None if kept is None else (kept[0], str(kept[1]))
 
 
 def _examples(session: Session) -> list[Example]:

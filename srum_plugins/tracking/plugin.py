@@ -21,11 +21,13 @@ from PIL import Image
 import srum_plugins
 from srum_plugins.errors import TrackingError
 from srum_plugins.hookspecs import RunInfo, hookimpl
+from srum_plugins.records import Phase, Reading
 from srum_plugins.tracking.mlflow_run import MlflowRun, Point, open_run
 
 _log = logging.getLogger(__name__)
 _STEPS_PER_REQUEST = 20
 _TRAIN = "train/"
+_MONITOR = "monitor/"
 
 
 @dataclass
@@ -34,6 +36,7 @@ class _Tracked:
 
     mlflow: MlflowRun
     last_step: int
+    last_reading: int
     pending: list[Point] = field(default_factory=list)
     failing: bool = False  # the last request failed
     warned: bool = False
@@ -88,12 +91,12 @@ def srum_run_started(run: RunInfo) -> None:
                 **_nesting(run),
             }
         )
-        last_step = mlflow.last_step(_TRAIN)
+        last_step, last_reading = mlflow.last_step(_TRAIN), mlflow.last_step(_MONITOR)
     except Exception as error:  # nothing is lost yet, so say it, whatever its class
         raise TrackingError(
             f"MLflow cannot log this run: {error}\nTo go without tracking: tracking.enabled=false"
         ) from error
-    _tracked[run.directory, run.config_hash] = _Tracked(mlflow, last_step)
+    _tracked[run.directory, run.config_hash] = _Tracked(mlflow, last_step, last_reading)
 
 
 def _nesting(run: RunInfo) -> dict[str, str]:
@@ -119,6 +122,20 @@ def srum_train_step_finished(run: RunInfo, step: int, metrics: Mapping[str, floa
     # While the server is away, each attempt costs its time-outs: then only rarer events try again.
     if len(tracked.pending) >= _STEPS_PER_REQUEST and not tracked.failing:
         _attempt(run)
+
+
+@hookimpl
+def srum_monitor(run: RunInfo, monitor: str, phase: Phase, step: int, readings: Sequence[Reading]) -> None:
+    """Log readings as ``monitor/<monitor>/<name>`` over the steps; those on the last weights as
+    ``monitor_after/<monitor>/<name>``, without a step."""
+    tracked = _tracked.get((run.directory, run.config_hash))
+    if tracked is None:
+        return
+    values = {f"{monitor}/{one.name}": one.value for one in readings if one.value is not None}
+    if phase == "after":
+        tracked.attempt(lambda mlflow: mlflow.log_figures({f"monitor_after/{key}": v for key, v in values.items()}))
+    elif step > tracked.last_reading and values:
+        tracked.pending.append(Point.now(step, {f"{_MONITOR}{key}": value for key, value in values.items()}))
 
 
 @hookimpl

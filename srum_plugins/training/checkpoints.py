@@ -28,6 +28,9 @@ from srum_plugins.training.state import TrainingState
 from srum_plugins.world import World
 
 METRICS = "metrics.jsonl"
+MONITORS = "monitors.jsonl"
+LOGS = (METRICS, MONITORS)
+"""What a training writes as it goes on, and a checkpoint keeps: so a resumed one has all of it and nothing twice."""
 
 
 def checkpoints(directory: StageDirectory) -> list[tuple[int, Path]]:
@@ -51,8 +54,10 @@ def save(directory: StageDirectory, state: TrainingState, done: int, settings: T
         aside = Path(world.tell("checkpoint begun", lambda: str(begun)))
         for name, tensors in parts.items():
             save_file(_saved(tensors, world), aside / f"{name}{own}.safetensors")
-        if world.main:  # metrics are part of the checkpoint, so that a resumed run has all of them and none twice
-            shutil.copyfile(directory.path / METRICS, aside / METRICS)
+        if world.main:
+            for log in LOGS:
+                if (directory.path / log).exists():
+                    shutil.copyfile(directory.path / log, aside / log)
         world.meet("checkpoint written")
         if world.main:
             commit_folder(aside, folder)
@@ -92,6 +97,16 @@ def best(saved: Sequence[tuple[int, Path]], rows: Sequence[Mapping[str, float]],
     return min(saved, key=lambda pair: (score(pair[0]), pair[0]))[1]
 
 
+def to_keep(directory: StageDirectory, settings: TrainSection) -> tuple[int, Path] | None:
+    """(steps done, folder) of the checkpoint that a training keeps when a monitor ends it: the best by ``keep_best``,
+    else the newest. None if there is none yet."""
+    saved = checkpoints(directory)
+    if not saved or settings.keep_best is None:
+        return saved[-1] if saved else None
+    folder = best(saved, read_metrics(directory), settings.keep_best, settings.checkpoint_every)
+    return next(pair for pair in saved if pair[1] == folder)
+
+
 def read_metrics(directory: StageDirectory) -> list[dict[str, float]]:
     """The metrics of all steps so far."""
     text = (directory.path / METRICS).read_text(encoding="utf-8")
@@ -109,8 +124,21 @@ def resume(directory: StageDirectory, state: TrainingState, world: World | None 
     if not folders:
         if world.main:
             write_bytes(directory.path / METRICS, b"")
+            (directory.path / MONITORS).unlink(missing_ok=True)
         return 0
     done, folder = folders[-1][0], Path(folders[-1][1])
+    restore(folder, state, world)
+    if world.main:
+        for log in LOGS:
+            if (folder / log).exists():
+                write_bytes(directory.path / log, (folder / log).read_bytes())
+            else:
+                (directory.path / log).unlink(missing_ok=True)
+    return done
+
+
+def restore(folder: Path, state: TrainingState, world: World) -> None:
+    """Give the state, all processes together, what a checkpoint holds. Raises as :func:`resume` does."""
     try:
         if world.main:
             check_folder(folder)
@@ -123,9 +151,6 @@ def resume(directory: StageDirectory, state: TrainingState, world: World | None 
             f"a checkpoint is damaged: {error} Without it training goes on from an earlier one."
         ) from error
     state.give()
-    if world.main:
-        write_bytes(directory.path / METRICS, (folder / METRICS).read_bytes())
-    return done
 
 
 def sizes(folder: Path) -> int:

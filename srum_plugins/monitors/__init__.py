@@ -1,0 +1,1 @@
+"""The monitors of training that come with the core."""
