@@ -424,12 +424,20 @@ def _judges(values: list[Any], options: Mapping[str, Any], host: PluginHost) -> 
 
 
 def _monitors(value: Any, host: PluginHost) -> dict[str, Choice]:
-    """The list of monitors, by label; of None those of :data:`WATCHING` that are installed."""
+    """The list of monitors, by label; of None those of :data:`WATCHING` that are installed, which only warn."""
     if value is None:
-        value = [name for name in WATCHING if name in host.names(Kind.MONITOR)]
+        watching = [_monitor(name, MONITORS, host) for name in WATCHING if name in host.names(Kind.MONITOR)]
+        return {choice.name: dataclasses.replace(choice, options=_warning(choice.options)) for choice in watching}
     values = value if isinstance(value, list) else [value]
     choices = [_monitor(one, f"{MONITORS}[{index}]", host) for index, one in enumerate(values)]
     return dict(zip(labels([choice.name for choice in choices]), choices, strict=True))
+
+
+def _warning(options: Any) -> Any:
+    """A monitor's options without the levels that end a training: nobody has asked for that."""
+    levels = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
+    silent = {name: dataclasses.replace(level, stop=None) for name, level in levels.items() if hasattr(level, "stop")}
+    return dataclasses.replace(options, **silent)
 
 
 def _monitor(value: Any, where: str, host: PluginHost) -> Choice:

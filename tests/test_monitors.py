@@ -298,6 +298,10 @@ def test_two_processes_stop_together_and_read_what_one_does(tmp_path: Path, over
 def test_the_cheap_ones_that_are_installed_watch_by_default(tmp_path: Path) -> None:
     assert list(toy_config(tmp_path, host=host()).monitors) == ["reward-hacking", "latents", "grounding"]
     assert list(toy_config(tmp_path, host=toy_host()).monitors) == []
+    latents = toy_config(tmp_path, host=host()).monitors["latents"].options
+    named = toy_config(tmp_path, "monitors=[latents]", host=host()).monitors["latents"].options
+    assert latents.norm.stop is None and latents.norm.warning == named.norm.warning  # nobody asked for a stop
+    assert named.norm.stop is not None
     twice = toy_config(tmp_path, "monitors=[script, {name: script, at: 3}]", host=host())
     assert {label: choice.options.at for label, choice in twice.monitors.items()} == {"script#1": -1, "script#2": 3}
     held = toy_config(tmp_path, "monitors=[{name: held-out-judge, judge: toy-choice}]", host=host())
