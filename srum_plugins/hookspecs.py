@@ -128,7 +128,7 @@ class Events:
 
     @hookspec
     def srum_train_step_finished(self, run: RunInfo, step: int, metrics: Mapping[str, float]) -> None:
-        """Training step ``step`` is done."""
+        """Training step ``step`` is done. ``metrics`` are numbers by name."""
 
     @hookspec
     def srum_train_step_failed(self, run: RunInfo, step: int, error: BaseException) -> None:
@@ -137,11 +137,11 @@ class Events:
     @hookspec
     def srum_monitor(self, run: RunInfo, monitor: str, phase: Phase, step: int, readings: Sequence[Reading]) -> None:
         """A monitor has read weights that were trained ``step`` steps. One of the level ``stop`` before or during
-        training ends it."""
+        training ends it. Told again for steps that a killed training does again."""
 
     @hookspec
     def srum_metrics(self, run: RunInfo, stage: str, metrics: Mapping[str, float]) -> None:
-        """Figures of a finished stage."""
+        """Figures of a finished stage, numbers by name."""
 
     @hookspec
     def srum_table(self, run: RunInfo, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -158,4 +158,4 @@ class Events:
 
     @hookspec
     def srum_checkpoint_saved(self, run: RunInfo, step: int, folder: Path) -> None:
-        """A training checkpoint is durable on disk."""
+        """A training checkpoint is durable in ``folder``."""

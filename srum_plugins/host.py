@@ -189,6 +189,11 @@ class PluginHost:
             name for (of, name), rivals in self._providers.items() if of == kind and _state(rivals)[0] == "ready"
         )
 
+    def found(self, kind: Kind) -> list[Registered]:
+        """Every provider of this kind, ready or not, sorted by name."""
+        own = [one for (of, _), rivals in self._providers.items() if of == kind for one in rivals]
+        return sorted(own, key=lambda one: one.provider.name)
+
     def rows(self) -> list[dict[str, str]]:
         """Every provider, every listener, and every plugin that is not loaded, sorted by kind and name.
 
