@@ -2,6 +2,7 @@
 # make test       linters, types and fast tests
 # make test-slow  the tests that take more than a few seconds
 # make lint       linters and types only
+# make docs       the references made anew, and the documentation as a site in site/
 # make clean      caches and build products; runs/ and .venv/ stay
 #
 # Each creates .venv from constraints.txt first. Another interpreter: make PYTHON=/path/to/python3.12 ...
@@ -10,7 +11,7 @@ PYTHON ?= $(or $(shell command -v python3.11),python3)
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow lint docs clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -30,6 +31,10 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(STAMP)
+	$(BIN)/python -m docgen
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 $(STAMP): constraints.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "srum-plugins needs Python 3.11 or newer, and '$(PYTHON)' is not:" \
@@ -39,5 +44,5 @@ $(STAMP): constraints.txt pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis dist site
 	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -21,8 +21,8 @@ def page() -> str:
         parts = [
             "# Command line",
             MADE,
-            "What `--help` prints. A command ends with 0; with 2 for what you can mend, told in one message; with 130 if it "
-            "was interrupted. [Configuration](../configuration.md#overrides) tells what `KEY=VALUE` means.",
+            "What `--help` prints. A command ends with 0; with 2 for what you can mend, told in one message; with 130 "
+            "if it was interrupted. [Configuration](../configuration.md#overrides) tells what `KEY=VALUE` means.",
             _help("srum", parser),
             *(_help(f"srum {name}", command) for name, command in _commands(parser)),
         ]

@@ -32,8 +32,8 @@ def page(host: PluginHost) -> str:
     parts = [
         "# Configuration, every key",
         MADE,
-        "Types, defaults and meanings as the code has them. [Configuration](../configuration.md) explains how a file is "
-        "read, overridden and reused. A default of `???` must be given.",
+        "Types, defaults and meanings as the code has them. [Configuration](../configuration.md) explains how a file "
+        "is read, overridden and reused. A default of `???` must be given.",
         "## Sections",
         *(_options(name, section, f"### `{name}`") for name, section in SECTIONS.items()),
     ]
@@ -60,8 +60,11 @@ def _provider(of: Kind, registered: Registered) -> str:
         ("train.adapter", provider.training),
     ):
         if cls is not NoOptions:
-            title = "" if cls is provider.options else f"**`{where}`** with this adapter" + (
-                ", and `evaluate.sampling`:" if where == "generate.sampling" else ":"
+            title = (
+                ""
+                if cls is provider.options
+                else f"**`{where}`** with this adapter"
+                + (", and `evaluate.sampling`:" if where == "generate.sampling" else ":")
             )
             parts.append(_options(where, cls, title))
     return "\n\n".join(parts)
@@ -79,9 +82,7 @@ def _options(where: str, cls: type, title: str) -> str:
         else:
             shown = f"`{shown}`"
         rows.append((f"`{key}`", hint, shown))
-    return "\n\n".join(
-        part for part in (title, *_told(cls), table(("key", "type", "default"), rows), *texts) if part
-    )
+    return "\n\n".join(part for part in (title, *_told(cls), table(("key", "type", "default"), rows), *texts) if part)
 
 
 def _told(cls: type) -> Iterator[str]:

@@ -25,16 +25,17 @@ def page() -> str:
         MADE,
         "A plugin implements any of these with `@srum_plugins.hookimpl`. A hook may take fewer arguments than it is "
         "given, by the names below. [Plugins](../plugins.md) tells how a plugin is found, "
-        "[one how-to a kind](../kinds.md) how it is written, [compatibility](#compatibility) what may change.",
+        "[one how-to a kind](../kinds.md) how it is written.",
         "## Lifecycle",
         "![the order of the event hooks in a run](lifecycle.svg)",
-        "A run that has nothing to do calls nothing. Figures, tables and pictures of a stage are told again when a later "
-        "run reuses it. An experiment of several runs (`srum ablate`) is told as a run without stages, whose "
+        "A run that has nothing to do calls nothing. Figures, tables and pictures of a stage are told again when a "
+        "later run reuses it. An experiment of several runs (`srum ablate`) is told as a run without stages, whose "
         "`run.directory` holds its tables; the runs of its arms come between its start and its end, and have it as "
-        "`run.parent`. Where a run has several processes, listeners hear the main one alone, and are told the work of all.",
+        "`run.parent`. Where a run has several processes, listeners hear the main one alone, and are told the work of "
+        "all.",
         "## Provider hooks",
-        f"{prose(Providers.__doc__ or '')} Called once, when the host loads. What the class of a contract must do stands "
-        "below its hook; its exact text is in `srum_plugins/contracts.py`.",
+        f"{prose(Providers.__doc__ or '')} Called once, when the host loads. What the class of a contract must do "
+        "stands below its hook; its exact text is in `srum_plugins/contracts.py`.",
     ]
     for name, function in _hooks(Providers):
         parts += [_heading(name, function), _python(signature(function)), prose(function.__doc__ or "")]
@@ -44,11 +45,6 @@ def page() -> str:
     parts.append(f"`run` is a `srum_plugins.hookspecs.RunInfo`:\n\n{prose(RunInfo.__doc__ or '')}")
     for name, function in _hooks(Events):
         parts += [_heading(name, function), _python(signature(function)), prose(function.__doc__ or "")]
-    parts += [
-        "## Compatibility",
-        "An argument may be added to a hook at any time: implementations that do not take it work on. No hook and no "
-        "argument is renamed or taken away without a new major version of `srum-plugins`.",
-    ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -57,13 +53,13 @@ def signature(function: Any) -> str:
     node = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
     if not isinstance(node, ast.FunctionDef):
         raise TypeError(f"{function!r} is no function")
-    node.decorator_list, node.body = [], [ast.Expr(ast.Constant(...))]
     node.args.args = [one for one in node.args.args if one.arg != "self"]
-    head = ast.unparse(node).removesuffix("\n    ...")
+    parts, result = list(_arguments(node.args)), ast.unparse(node.returns) if node.returns else "None"
+    head = f"def {node.name}({', '.join(parts)}) -> {result}: ..."
     if len(head) <= LONGEST:
-        return f"{head} ..."
-    lines = "".join(f"    {one},\n" for one in _arguments(node.args))
-    return f"def {node.name}(\n{lines}){head.rpartition(')')[2]} ..."
+        return head
+    lines = "".join(f"    {one},\n" for one in parts)
+    return f"def {node.name}(\n{lines}) -> {result}: ..."
 
 
 def _arguments(arguments: ast.arguments) -> Iterator[str]:

@@ -20,7 +20,8 @@ class Event:
 
 @dataclass(frozen=True)
 class Block:
-    """Calls that belong together, in this order. Where an exception ends them, ``failed`` is called in place of the rest."""
+    """Calls that belong together, in this order. Where an exception ends them, ``failed`` is called in place of the
+    rest."""
 
     title: str
     parts: tuple[Event | Block, ...]
@@ -80,7 +81,7 @@ def pattern(part: Event | Block = RUN) -> str:
     """A regular expression of the hooks' names in the order in which a run without an exception calls them, each with a
     space behind it."""
     own = f"{part.hook} " if isinstance(part, Event) else "".join(pattern(one) for one in part.parts)
-    return f"(?:{own}){ {'once': '', 'maybe': '?', 'often': '*'}[part.times]}"
+    return f"(?:{own}){ {'once': '', 'maybe': '?', 'often': '*'}[part.times] }"
 
 
 def picture() -> str:
@@ -91,7 +92,7 @@ def picture() -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}" '
         'font-family="system-ui, sans-serif" font-size="13">'
     )
-    style = "<style>.hook{font-family:monospace;fill:#1a1a1a}.note{fill:#555}.bad{font-family:monospace;fill:#b00020}</style>"
+    style = "<style>.hook,.bad{font-family:monospace}.hook{fill:#1a1a1a}.note{fill:#555}.bad{fill:#b00020}</style>"
     return "\n".join([head, style, f'<rect width="{WIDTH}" height="{height}" fill="#fff"/>', *drawn, "</svg>", ""])
 
 
@@ -108,10 +109,8 @@ def _block(block: Block, depth: int, top: int, drawn: list[str]) -> int:
         else:
             bottom = _event(part, left + INDENT, bottom, drawn)
     width, fill = WIDTH - 2 * left, ("#f6f8fb", "#eaf0f8", "#dde8f5", "#cfdff2")[depth]
-    drawn.insert(
-        place,
-        f'<rect x="{left}" y="{top}" width="{width}" height="{bottom - top + 4}" rx="6" fill="{fill}" stroke="#8aa4c4"/>',
-    )
+    place_and_size = f'x="{left}" y="{top}" width="{width}" height="{bottom - top + 4}"'
+    drawn.insert(place, f'<rect {place_and_size} rx="6" fill="{fill}" stroke="#8aa4c4"/>')
     return bottom + 4
 
 

@@ -141,7 +141,7 @@ class Page:
         else:
             if CLI in arguments:
                 self.srum(arguments[arguments.index(CLI) + 1 :])
-            assert program in FOREIGN, f"nobody checks {program!r}: mark the block with <!-- skip: next \"why\" -->"
+            assert program in FOREIGN, f'nobody checks {program!r}: mark the block with <!-- skip: next "why" -->'
 
     def srum(self, arguments: list[str]) -> None:
         """Parse the arguments, load the config with its overrides, and let the gate look at it."""
@@ -201,7 +201,7 @@ class Page:
             parsed(get_args_parser(), arguments)
 
 
-class _Parsed(Exception):
+class _ParsedError(Exception):
     """A script has parsed its arguments: it need not go on."""
 
 
@@ -210,7 +210,7 @@ _parse_args = ArgumentParser.parse_args
 
 def _parse_and_stop(self: ArgumentParser, *given: Any, **named: Any) -> Namespace:
     _parse_args(self, *given, **named)
-    raise _Parsed
+    raise _ParsedError
 
 
 def parse_script(arguments: list[str], patch: pytest.MonkeyPatch) -> None:
@@ -219,7 +219,7 @@ def parse_script(arguments: list[str], patch: pytest.MonkeyPatch) -> None:
     patch.syspath_prepend(str(script.parent))
     patch.setattr(sys, "argv", [str(script), *arguments[1:]])
     patch.setattr(ArgumentParser, "parse_args", _parse_and_stop)
-    with pytest.raises(_Parsed):
+    with pytest.raises(_ParsedError):
         runpy.run_path(str(script), run_name="__main__")
 
 

@@ -7,10 +7,9 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-import toy_backend
 import yaml
 from engine_fixtures import toy_host, write_config
-from snippets import DEMO, ROOT, Page, installed
+from snippets import DEMO, ROOT, Page
 
 from srum_plugins.attention.contract import Heads
 from srum_plugins.attention.probe import refusal

@@ -81,4 +81,3 @@ def test_the_complete_plugin_works_as_printed(site: Site) -> None:
     assert [region.box for region in grounding.regions] == [Box(2.0, 1.0, 6.0, 3.0)]
     with pytest.raises(ConfigError, match=r"grounder\.share must lie in \(0, 1\], got 2"):
         build_options(provider.options, {"share": 2}, "grounder")
-
