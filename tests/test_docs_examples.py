@@ -9,6 +9,7 @@ from types import ModuleType
 import pytest
 import yaml
 from engine_fixtures import toy_host, write_config
+from safetensors.torch import load_file
 from snippets import DEMO, ROOT, Page
 
 from srum_plugins.attention.contract import Heads
@@ -84,7 +85,7 @@ def test_the_model_of_the_tutorial_learns_in_the_demo(defined: Defined, tmp_path
     start = module.Painter().palette
     (weights,) = (tmp_path / "run/stages/train").glob("*/weights/model.safetensors")
     trained = module.Painter()
-    trained.load_state_dict(module.load_file(weights))
+    trained.load_state_dict(load_file(weights))
     assert float((trained.palette - start).detach().abs().max()) > 0.05, "the pictures change, as the page says"
 
 
