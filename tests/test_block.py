@@ -12,6 +12,7 @@ from srum_plugins.config import blocked, load
 from srum_plugins.errors import ConfigError
 from srum_plugins.host import PluginHost
 
+
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     for found in make_site(tmp_path / "site", monkeypatch):

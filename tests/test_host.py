@@ -69,7 +69,10 @@ BROKEN = {
     "exit at import": ("raise SystemExit(3)\n", "SystemExit: 3"),
     "syntax error": ("def f(:\n", "SyntaxError"),
     "unknown hook": (HEAD + "@hookimpl\ndef srum_grounder():\n    return []\n", "Did you mean 'srum_grounders'"),
-    "argument names": (HEAD + "@hookimpl\ndef srum_metrics(run, figures): ...\n", "srum_metrics has no argument 'figures'"),
+    "argument names": (
+        HEAD + "@hookimpl\ndef srum_metrics(run, figures): ...\n",
+        "srum_metrics has no argument 'figures'",
+    ),
     "argument with a default": (
         HEAD + "@hookimpl\ndef srum_metrics(run, metrics=None): ...\n",
         "the argument 'metrics' of srum_metrics has a default",
