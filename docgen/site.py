@@ -1,4 +1,4 @@
-"""A hook of MkDocs: model cards live beside their weights, and are pages of the site all the same."""
+"""A hook of MkDocs: model cards live beside their weights, the changelog at the top; they are pages of the site too."""
 
 from __future__ import annotations
 
@@ -18,8 +18,12 @@ CARDS = {
 """The folders of the cards, and where they are in the site."""
 
 
+CHANGELOG = "CHANGELOG.md"
+
+
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the cards, with the pictures that they show."""
+    """Add the changelog, and the cards with the pictures that they show."""
+    files.append(File.generated(config, CHANGELOG.lower(), content=(ROOT / CHANGELOG).read_text("utf-8")))
     for folder, place in CARDS.items():
         source = ROOT / folder
         files.append(File.generated(config, f"{place}/index.md", content=(source / "README.md").read_text("utf-8")))
@@ -29,7 +33,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, **given: Any) -> str:
-    """Links of the documentation to the cards lead to their pages."""
+    """Links of the documentation to these files lead to their pages, and those of the changelog back."""
+    markdown = markdown.replace(f"](../{CHANGELOG})", f"]({CHANGELOG.lower()})").replace("](docs/", "](")
     for folder, place in CARDS.items():
         markdown = markdown.replace(f"](../{folder}/README.md)", f"]({place}/index.md)")
     return markdown

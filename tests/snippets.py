@@ -15,6 +15,7 @@ import types
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator
 from functools import cache
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ DEMO = ROOT / "configs/demo.yaml"
 BAGEL = Path(__file__).parent / "docs/bagel.yaml"
 STAND_INS = {"my.yaml": DEMO, "CONFIG": DEMO, "bagel.yaml": BAGEL}
 """What readers have a config of their own for."""
-FOREIGN = ("vllm", "transformers", "accelerate", "flock", "mlflow")
+FOREIGN = ("vllm", "transformers", "accelerate", "flock", "echo", "sbatch", "mlflow")
 """Programs of others, which need not be installed: bash reads their lines, and nobody checks their options."""
 RUN_BY_READERS = ("my_detector.py",)
 CLI = "srum_plugins.cli"
@@ -114,8 +115,8 @@ class Page:
             words = shlex.split(line, comments=True)
             while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
                 del words[0]
-            if words:
-                self.command(words)
+            for command in _commands(words):
+                self.command(command)
 
     def script(self, text: str) -> None:
         """A script is read by bash; its calls of ``srum`` are checked."""
@@ -231,6 +232,13 @@ def parsed(parser: ArgumentParser, arguments: list[str]) -> Namespace:
 
     parser.error = fail  # type: ignore[method-assign]
     return parser.parse_args(arguments)
+
+
+def _commands(words: list[str]) -> Iterator[list[str]]:
+    """The commands of a line, which `&&` and `||` join."""
+    for joined, own in groupby(words, key=lambda word: word in ("&&", "||")):
+        if not joined:
+            yield list(own)
 
 
 def _each(check: Callable[[str], None]) -> Callable[[Example], None]:
