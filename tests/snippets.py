@@ -67,10 +67,11 @@ passes = cache(gate)  # the demo's config is on every page
 class Page:
     """A page of the documentation with the plugins that it defines, checked in an empty folder."""
 
-    def __init__(self, path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.path, self.folder, self.patch = path, folder, monkeypatch
+    def __init__(self, path: Path, folder: Path) -> None:
+        self.path, self.folder = path, folder
         self.scripts: list[list[str]] = []
         self.module = types.ModuleType(f"snippets_of_{path.stem.replace('-', '_')}")
+        sys.modules[self.module.__name__] = self.module  # where dataclasses look their types up
         parsers = [
             CodeBlockParser("python", PythonEvaluator()),
             CodeBlockParser("yaml", _each(self.yaml)),

@@ -1,8 +1,6 @@
 """The providers of the documentation, as they are printed there, run the whole loop."""
 
 import re
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -18,28 +16,29 @@ from srum_plugins.config import load
 from srum_plugins.host import PluginHost
 from srum_plugins.providers import Kind
 from srum_plugins.stages.pipeline import run
+from srum_plugins.testing.adapters import AdapterConformance
 
-Defined = Callable[[str], ModuleType]
 
-
-@pytest.fixture
-def defined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Defined:
+def defined(name: str) -> ModuleType:
     """The Python of a page as a module."""
-
-    def of(name: str) -> ModuleType:
-        page = Page(ROOT / "docs" / name, tmp_path, monkeypatch)
-        monkeypatch.setitem(sys.modules, page.module.__name__, page.module)
-        for example in page.examples():
-            if "python" in page.path.read_text().splitlines()[example.line - 1]:
-                example.evaluate()
-        return page.module
-
-    return of
+    page = Page(ROOT / "docs" / name, Path())
+    for example in page.examples():
+        if page.path.read_text().splitlines()[example.line - 1] == "```python":
+            example.evaluate()
+    return page.module
 
 
-def test_the_example_of_every_kind_takes_part_in_a_run(
-    defined: Defined, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+class TestTheModelOfTheTutorial(AdapterConformance):
+    name = "paint"
+
+    @classmethod
+    def host(cls) -> PluginHost:
+        host = PluginHost.load(entry_points=())
+        host.register(defined("tutorial.md"), "paint")
+        return host
+
+
+def test_the_example_of_every_kind_takes_part_in_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     host = toy_host()
     host.register(defined("kinds.md"), "kinds")
     (tmp_path / "prompts.txt").write_text("a red tile\n\na blue tile\n")
@@ -62,14 +61,14 @@ def test_the_example_of_every_kind_takes_part_in_a_run(
     assert [int(step) for step in steps] == list(range(len(steps))) and steps
 
 
-def test_the_kernel_of_the_docs_computes_attention(defined: Defined) -> None:
+def test_the_kernel_of_the_docs_computes_attention() -> None:
     host = PluginHost.load(entry_points=())
     host.register(defined("kinds.md"), "kinds")
     provider = host.get(Kind.ATTENTION, "one-by-one").provider
     assert refusal(provider.factory(provider.options()), Heads(4, 2, 8, "float32"), "cpu") == ""
 
 
-def test_the_model_of_the_tutorial_learns_in_the_demo(defined: Defined, tmp_path: Path) -> None:
+def test_the_model_of_the_tutorial_learns_in_the_demo(tmp_path: Path) -> None:
     text = (ROOT / "docs/tutorial.md").read_text()
     module = defined("tutorial.md")
     host = installed_with(module)

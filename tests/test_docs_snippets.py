@@ -2,7 +2,6 @@
 
 import contextlib
 import re
-import sys
 from pathlib import Path
 from unittest import SkipTest
 
@@ -24,9 +23,8 @@ def extras(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
-def test_the_blocks_of_a_page_work(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = Page(path, tmp_path, monkeypatch)
-    monkeypatch.setitem(sys.modules, page.module.__name__, page.module)
+def test_the_blocks_of_a_page_work(path: Path, tmp_path: Path) -> None:
+    page = Page(path, tmp_path)
     problems = []
     for example in page.examples():
         try:
@@ -58,7 +56,7 @@ def test_every_block_has_a_language_that_is_checked() -> None:
 def test_the_scripts_of_the_docs_take_their_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = []
     for path in PAGES:
-        page = Page(path, tmp_path, monkeypatch)
+        page = Page(path, tmp_path)
         for text in re.findall(r"(?<! -->\n)^```sh\n(.*?)^```$", path.read_text(), re.MULTILINE | re.DOTALL):
             page.shell(text)
         lines += page.scripts
