@@ -4,6 +4,7 @@ A shell line is not run. ``srum`` lines are parsed by the real parser, and their
 passes the gate, as it would before a run. Lines of scripts and launchers are parsed by their own parsers.
 """
 
+import builtins
 import json
 import re
 import runpy
@@ -41,7 +42,7 @@ DEMO = ROOT / "configs/demo.yaml"
 BAGEL = Path(__file__).parent / "docs/bagel.yaml"
 STAND_INS = {"my.yaml": DEMO, "CONFIG": DEMO, "bagel.yaml": BAGEL}
 """What readers have a config of their own for."""
-FOREIGN = ("vllm", "transformers", "accelerate", "flock", "echo", "sbatch", "mlflow")
+FOREIGN = ("pytest", "vllm", "transformers", "accelerate", "flock", "echo", "sbatch", "mlflow")
 """Programs of others, which need not be installed: bash reads their lines, and nobody checks their options."""
 RUN_BY_READERS = ("my_detector.py",)
 CLI = "srum_plugins.cli"
@@ -73,7 +74,7 @@ class Page:
         self.module = types.ModuleType(f"snippets_of_{path.stem.replace('-', '_')}")
         sys.modules[self.module.__name__] = self.module  # where dataclasses look their types up
         parsers = [
-            CodeBlockParser("python", PythonEvaluator()),
+            CodeBlockParser("python", self.execute),
             CodeBlockParser("yaml", _each(self.yaml)),
             CodeBlockParser("sh", _each(self.shell)),
             CodeBlockParser("bash", _each(self.script)),
@@ -84,6 +85,11 @@ class Page:
         ]
         self.document: Document = Sybil(parsers).parse(path)
         self.document.namespace = vars(self.module)
+
+    def execute(self, example: Example) -> None:
+        """Run Python as a part of the module."""
+        PythonEvaluator()(example)
+        vars(self.module)["__builtins__"] = builtins  # which Sybil takes away, and what is defined here is called later
 
     def examples(self) -> Iterator[Example]:
         """Every block that is checked, in order, and the marks of those that are not."""
