@@ -292,7 +292,7 @@ def _check_provider(record: object, kind: Kind, where: str) -> None:
         raise ContractError(f"{where}: a name is a small letter, then small letters, digits, '.', '_' or '-'")
     if not (isinstance(record.summary, str) and record.summary.strip() and "\n" not in record.summary):
         raise ContractError(f"{where}: summary must be one line of text")
-    for role in ("factory", "needs", "check", "identity", "trained_dtype", "cannot_encode"):
+    for role in ("factory", "needs", "check", "identity", "trained_dtype", "cannot_encode", "needs_squared"):
         if not callable(getattr(record, role)):
             raise ContractError(f"{where}: {role} must be callable, got {getattr(record, role)!r}")
     if record.weightless is not None and not callable(record.weightless):
@@ -309,6 +309,8 @@ def _check_provider(record: object, kind: Kind, where: str) -> None:
         raise ContractError(f"{where}: capabilities must be a frozenset of Capability, got {record.capabilities!r}")
     if record.heads is not None and not callable(record.heads):
         raise ContractError(f"{where}: heads must be callable, got {record.heads!r}")
+    if not isinstance(record.squared, bool):
+        raise ContractError(f"{where}: squared must be true or false, got {record.squared!r}")
     own = (
         record.capabilities
         or record.presets

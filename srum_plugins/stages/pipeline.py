@@ -89,6 +89,8 @@ def check(config: RunConfig, host: PluginHost, chosen: Sequence[Stage], world: W
     if any(stage is train.STAGE for stage in chosen):
         gate.check_optimizer(adapter.registered, adapter.options, config.training, config.train)
         gate.check_latents(adapter.registered, adapter.options, config.train)
+        objective = config.providers[Kind.OBJECTIVE]
+        gate.check_objective(adapter.registered, objective.registered, objective.options)
         gate.check_world(adapter.registered, config.train, world.size)
         gate.check_monitors(_watching(config), config.train, world.size)
 
