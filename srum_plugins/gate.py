@@ -190,8 +190,8 @@ def check_objective(adapter: Registered, objective: Registered, options: Any) ->
     """
     if not adapter.provider.squared and (why := objective.provider.needs_squared(options)):
         raise ConfigError(
-            f"the objective {objective.provider.name!r} does not work with the adapter {adapter.provider.name!r}, whose "
-            f"token losses are no squared errors: {why}"
+            f"the objective {objective.provider.name!r} does not work with the adapter {adapter.provider.name!r}, "
+            f"whose token losses are no squared errors: {why}"
         )
 
 

@@ -56,10 +56,10 @@ class Weighted(Objective):
     the noised sample; the reference changes the target only. Means are over all tokens of the batch.
 
     With ``reference: self`` a token's terms are (w + lambda_c) * loss, bounded below only if w + lambda_c >= 0.
-    With ``best`` and with an anchor they are, of flow models, squared errors whose sum has w + lambda_c + anchor as the coefficient of
-    the squared velocity, which must then be positive. With ``none``, lambda_c counts as 0. ``saturate`` takes
-    tau * (1 - exp(-loss / tau)) in place of the loss where w < 0: the same slope at 0, at most tau, so that pushing
-    away dies out once a sample has become unlikely.
+    With ``best`` and with an anchor they are, of flow models, squared errors whose sum has w + lambda_c + anchor as the
+    coefficient of the squared velocity, which must then be positive. With ``none``, lambda_c counts as 0. ``saturate``
+    takes tau * (1 - exp(-loss / tau)) in place of the loss where w < 0: the same slope at 0, at most tau, so that
+    pushing away dies out once a sample has become unlikely.
 
     An example's roles are (sample, reference) with ``reference: best`` and (sample,) otherwise.
     """

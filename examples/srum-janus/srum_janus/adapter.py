@@ -202,6 +202,8 @@ class JanusAdapter(ModelAdapter):
             told = Training(**read_json(folder / SETTINGS, "it was not saved by srum-janus"))
         except (TypeError, ValueError) as error:
             raise CheckpointError(f"{folder / SETTINGS} is damaged: {error}") from error
+        if self._adapters.lora_rank and told != self._adapters:
+            raise CheckpointError(f"{folder / SETTINGS} is of {told}, and this Janus has adapters by {self._adapters}")
         if told.lora_rank:
             self._adapted(told.lora_rank, told.lora_alpha)
         own = self._own()

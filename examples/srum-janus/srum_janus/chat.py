@@ -30,8 +30,8 @@ SYSTEM = (
 class Chat:
     """Text to ids and back, in the form that Janus was trained on. Strings of control tokens inside a text are text."""
 
-    def __init__(self, folder: Path, vocabulary: int) -> None:
-        """``vocabulary`` is how many tokens the language model has.
+    def __init__(self, folder: Path, size: int) -> None:
+        """``size`` is how many tokens the language model has.
 
         Raises:
             CheckpointError: the folder holds no tokenizer of Janus.
@@ -43,12 +43,12 @@ class Chat:
         except Exception as error:  # the tokenizers package raises bare exceptions
             raise CheckpointError(f"cannot read the tokenizer {folder / FILE}: {error}") from error
         self._tokenizer.encode_special_tokens = True
-        ids = {role: self._tokenizer.token_to_id(text) for role, text in CONTROL.items()}
-        if missing := [CONTROL[role] for role, one in ids.items() if one is None]:
+        vocabulary = self._tokenizer.get_vocab()
+        if missing := [text for text in CONTROL.values() if text not in vocabulary]:
             raise CheckpointError(f"the tokenizer in {folder} lacks {', '.join(missing)}: it is not Janus'")
-        if (size := self._tokenizer.get_vocab_size()) > vocabulary:
-            raise CheckpointError(f"{folder}: the tokenizer has {size} tokens, the language model {vocabulary}")
-        self.ids: dict[str, int] = ids
+        if (last := max(vocabulary.values())) >= size:
+            raise CheckpointError(f"{folder}: the tokenizer's token {last} is beyond the language model's {size}")
+        self.ids = {role: vocabulary[text] for role, text in CONTROL.items()}
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, without control tokens."""

@@ -80,13 +80,13 @@ def write_tiny(folder: Path, seed: int = 0) -> Any:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():  # as wide as needed for words, places and tokens to matter
-            if parameter.dim() > 1 and "vqmodel" not in name:
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
-            elif parameter.dim() > 1:
-                scale = parameter[0].numel() ** -0.5
-                parameter.copy_(
-                    torch.randn(parameter.shape, generator=generator) * (1.0 if "embedding" in name else scale)
-                )
+            if parameter.dim() > 1:
+                spread = parameter[0].numel() ** -0.5 if "vqmodel" in name and "embedding" not in name else 0.3
+                parameter.copy_(spread * torch.randn(parameter.shape, generator=generator))
+            if name.endswith(("conv2.weight", "attn_1.proj_out.weight", "attn.0.proj_out.weight")):
+                parameter.zero_()  # else noise from everywhere would reach a token, which is of its own part
+            elif parameter.shape[2:] == (3, 3):
+                parameter *= 0.1 + 2.7 * torch.tensor([[0, 0, 0], [0, 1, 0], [0, 0, 0]])
     model.save_pretrained(folder)
     half = [0.5, 0.5, 0.5]
     size = {"height": 32, "width": 32}
