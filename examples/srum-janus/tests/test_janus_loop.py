@@ -33,6 +33,7 @@ def settings(tiny: Path, folder: Path, *more: str) -> list[str]:
     return [f"adapter.checkpoint={tiny}", f"run.directory={folder}", "tracking.enabled=false", *more]
 
 
+SMALL = ["prompts.count=3", "benchmark.prompts_per_split=2"]
 PAIRED = ["grounder=grid", "objective=paired", "train.adapter.lora_rank=0"]
 ENCODED = ["train.latents=encoded", "objective.anchor=0.1", "train.microbatch=2", "adapter.dtype=bfloat16"]
 
@@ -46,11 +47,11 @@ ENCODED = ["train.latents=encoded", "objective.anchor=0.1", "train.microbatch=2"
     ],
 )
 def test_it_runs_from_prompts_to_a_summary(host: PluginHost, tiny: Path, tmp_path: Path, arm: list[str]) -> None:
-    config = load(CONFIG, settings(tiny, tmp_path, "run.report=false", *arm), host)
+    config = load(CONFIG, settings(tiny, tmp_path, "run.report=false", *SMALL, *arm), host)
     run(config, host, say=lambda text: None)
     told = json.loads((tmp_path / "summary.json").read_text())
     for split in ("in_domain", "out_of_domain"):
-        assert told[split]["prompts"] == 6
+        assert told[split]["prompts"] == 2
         assert math.isclose(told[split]["after"] - told[split]["before"], told[split]["delta"], abs_tol=1e-9)
     assert told["understanding"]["identical"] is True
 
