@@ -39,7 +39,7 @@ from srum_plugins.records import Prompt
 from srum_plugins.weights import opened, refuse_misfits, save_weights, shapes
 
 DROPOUT = 0.1
-"""Share of training examples whose prompt is dropped, as in Janus' own training (arXiv 2410.13848, 3.3)."""
+"""Share of training examples whose prompt is dropped, so that drawing can still be guided away from no prompt."""
 HEAD = ("model.generation_head.",)
 DRAWING = (*HEAD, "model.generation_embeddings.", "model.generation_aligner.")
 """How the names begin of weights that only drawing reads, and of those that understanding reads."""
