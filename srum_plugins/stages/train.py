@@ -74,11 +74,8 @@ def make(session: Session, directory: StageDirectory) -> None:
     saved = _train(session, directory)
     session.release()  # its weights have moved: what comes next loads them from disk, as it would after a kill
     if not saved:  # stopped before there was a checkpoint: the model as it is without training
-        if session.world.main:
-            session.model().start_training(session.config.training, base=False)
-            write_folder(weights(directory), session.model().save)
-            session.release()
-        session.world.meet("weights saved")
+        _save_weights(session, directory, {})
+        session.release()
 
 
 def _train(session: Session, directory: StageDirectory) -> bool:
