@@ -77,8 +77,7 @@ class Session:
         instance = choice.registered.provider.factory(choice.options, *extra)
         if not isinstance(instance, contract):
             raise ContractError(
-                f"{choice.kind.value} {choice.name!r} of {choice.registered.distribution}: its factory returned a "
-                f"{type(instance).__name__}, which is no {contract.__name__}"
+                f"{choice.source}: its factory returned a {type(instance).__name__}, which is no {contract.__name__}"
             )
         return instance
 
@@ -299,25 +298,13 @@ def run_chunks(
     share.wait(wanted, advanced)
 
 
-def same_ids(expected: Sequence[str], got: Sequence[str], who: Choice) -> None:
-    """Raise ContractError unless a provider answered exactly what it was asked, in order."""
-    if list(expected) == list(got):
-        return
-    source = f"{who.kind.value} {who.name!r} of {who.registered.distribution}"
-    if len(expected) != len(got):
-        raise ContractError(f"{source} returned {len(got)} results for {len(expected)} items")
-    index = next(i for i, (a, b) in enumerate(zip(expected, got, strict=True)) if a != b)
-    raise ContractError(f"{source}: result {index} is for {got[index]!r}, expected {expected[index]!r}")
-
-
 def _checked_prompts(prompts: list[Prompt], who: Choice) -> list[Prompt]:
-    source = f"{who.kind.value} {who.name!r} of {who.registered.distribution}"
     if not prompts:
-        raise ContractError(f"{source} has no prompts")
+        raise ContractError(f"{who.source} has no prompts")
     seen: set[str] = set()
     for prompt in prompts:
         if prompt.id in seen:
-            raise ContractError(f"{source}: the prompt id {prompt.id!r} occurs twice")
+            raise ContractError(f"{who.source}: the prompt id {prompt.id!r} occurs twice")
         seen.add(prompt.id)
     return prompts
 
