@@ -273,7 +273,7 @@ def run_chunks(
             stage.tick(TICK)
         advanced(share.add(len(shards.items(index))))
 
-    before_it: tuple[int, Future[None]] | None = None
+    unwritten: tuple[int, Future[None]] | None = None
     # A chunk is written while the model works on the next one: disks are slow. What fails waits for what is written.
     with ThreadPoolExecutor(max_workers=1) as writer:
         for place in share:
@@ -286,15 +286,15 @@ def run_chunks(
                 records, files = work(shards.items(index))
             else:
                 records, files = attempt(work, shards.items(index), failing, seed)
-            if before_it is not None:
-                written(*before_it)
-            before_it = index, writer.submit(shards.write, index, records, files)
+            if unwritten is not None:
+                written(*unwritten)
+            unwritten = index, writer.submit(shards.write, index, records, files)
             if failing is not None:
                 failures = [failure for record in records if (failure := failing.read(record)) is not None]
                 if failed := share.add(len(failures), "failed"):
                     check_share(stage.name, failed, shards.total, session.config.run.max_failed, failures)
-        if before_it is not None:
-            written(*before_it)
+        if unwritten is not None:
+            written(*unwritten)
     share.wait(wanted, advanced)
 
 
