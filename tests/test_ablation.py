@@ -12,7 +12,9 @@ from toy_processes import ablation_command
 
 from srum_plugins import hookimpl
 from srum_plugins.ablations.arms import Arm
-from srum_plugins.ablations.experiment import Experiment, Results, plan, run_arms
+from srum_plugins.ablations.experiment import run_arms
+from srum_plugins.ablations.plan import Experiment, plan
+from srum_plugins.ablations.results import Results
 from srum_plugins.ablations.stress import curves, sensitivity_curve, stress_arms
 from srum_plugins.cli import main
 from srum_plugins.errors import ConfigError
