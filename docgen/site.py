@@ -1,7 +1,8 @@
-"""A hook of MkDocs: model cards live beside their weights, the changelog at the top; they are pages of the site too."""
+"""A hook of MkDocs: what is written beside the code that it is about has a page in the site too."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,32 +10,35 @@ from mkdocs.structure.files import File, Files
 
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
+    from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
-CARDS = {
-    "adapters/srum_shapes/checkpoint": "cards/shapes",
-    "grounders/srum_sam/checkpoint": "cards/sam",
+PAGES = {
+    "CHANGELOG.md": "changelog.md",
+    "adapters/srum_shapes/checkpoint/README.md": "cards/shapes/index.md",
+    "grounders/srum_sam/checkpoint/README.md": "cards/sam/index.md",
+    "examples/srum-janus/README.md": "examples/janus.md",
 }
-"""The folders of the cards, and where they are in the site."""
-
-
-CHANGELOG = "CHANGELOG.md"
+"""Files of the repository, and where they are in the site."""
+_OUTSIDE = re.compile(r"\[([^\]]*)\]\((?:\.\./)+(?!\.\./|docs/)[^)]*\)")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the changelog, and the cards with the pictures that they show."""
-    files.append(File.generated(config, CHANGELOG.lower(), content=(ROOT / CHANGELOG).read_text("utf-8")))
-    for folder, place in CARDS.items():
-        source = ROOT / folder
-        files.append(File.generated(config, f"{place}/index.md", content=(source / "README.md").read_text("utf-8")))
-        for picture in source.glob("*.png"):
-            files.append(File.generated(config, f"{place}/{picture.name}", abs_src_path=str(picture)))
+    """Add the pages, with the pictures that lie beside them."""
+    for source, page in PAGES.items():
+        files.append(File.generated(config, page, content=(ROOT / source).read_text("utf-8")))
+        for picture in (ROOT / source).parent.glob("*.png"):
+            files.append(File.generated(config, f"{Path(page).parent}/{picture.name}", abs_src_path=str(picture)))
     return files
 
 
-def on_page_markdown(markdown: str, **given: Any) -> str:
-    """Links of the documentation to these files lead to their pages, and those of the changelog back."""
-    markdown = markdown.replace(f"](../{CHANGELOG})", f"]({CHANGELOG.lower()})").replace("](docs/", "](")
-    for folder, place in CARDS.items():
-        markdown = markdown.replace(f"](../{folder}/README.md)", f"]({place}/index.md)")
-    return markdown
+def on_page_markdown(markdown: str, page: Page, **given: Any) -> str:
+    """Links to these files lead to their pages; those to other files of the repository become text."""
+    if page.file.src_uri.startswith("reference/"):
+        return markdown
+    if page.file.src_uri in PAGES.values():
+        up = "../" * page.file.src_uri.count("/")
+        return re.sub(r"\]\((?:\.\./)*docs/", f"]({up}", _OUTSIDE.sub(r"\1", markdown))
+    for source, place in PAGES.items():
+        markdown = markdown.replace(f"](../{source})", f"]({place})")
+    return _OUTSIDE.sub(r"\1", markdown)

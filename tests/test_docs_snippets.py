@@ -15,11 +15,14 @@ MARK = re.compile(r'^<!-- skip: next "(.+)" -->$', re.MULTILINE)
 
 
 @pytest.fixture(autouse=True)
-def extras(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if the extras were installed: what is asked of them here is whether they are there."""
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine with a GPU, the extras and the data: before a run it is asked whether they are there, no more."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(ROOT / "tests/standins"))
     monkeypatch.setattr("srum_plugins.gate.find_spec", lambda name: "torchao")
+    monkeypatch.setenv("SRUM_DATA", str(tmp_path))
+    (tmp_path / "sam_vit_h_4b8939.pth").touch()
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
