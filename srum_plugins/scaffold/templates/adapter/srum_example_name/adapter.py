@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
 from srum_plugins.contracts import (
     GREEDY,
     Answer,
@@ -28,6 +27,7 @@ from srum_plugins.errors import ContractError
 from srum_plugins.flow import FlowPrediction, noised, uniform_draws
 from srum_plugins.providers import NoOptions
 from srum_plugins.records import Box, Failure, Prompt, Region
+from srum_plugins.weights import load_weights, save_weights
 from torch import Tensor, nn
 
 from srum_example_name.model import BACKGROUND, COLOURS, PatchFlow, named
@@ -119,11 +119,11 @@ class ExampleNameAdapter(ModelAdapter):
 
     def save(self, folder: Path) -> None:
         """One safetensors file."""
-        save_file({name: value.cpu() for name, value in self.flow.state_dict().items()}, folder / "model.safetensors")
+        save_weights(self.flow.state_dict(), folder / "model.safetensors")
 
     def load_trained(self, folder: Path) -> None:
-        """What :meth:`save` wrote."""
-        self.flow.load_state_dict(load_file(folder / "model.safetensors"))
+        """What :meth:`save` wrote; a CheckpointError says what does not fit."""
+        load_weights(self.flow, [folder / "model.safetensors"], self.device)
 
     def understanding_digest(self) -> str:
         """Of the colours, by which it sees."""
