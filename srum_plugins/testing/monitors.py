@@ -157,7 +157,7 @@ class MonitorConformance(AskingConformance):
                 subject.keeps(method, reading)
 
     def test_the_same_weights_have_the_same_readings(self, subject: Subject) -> None:
-        """In a second call, whatever was read between, and in a training that was resumed (``before`` is called anew)."""
+        """In a second call, whatever was read between, and in a training that was resumed."""
         first, second = subject.make(Monitor), subject.make(Monitor)
         taken: list[tuple[str, int, list[Reading]]] = []
         model = self._model(subject)
