@@ -148,7 +148,7 @@ def test_tables_show_what_is_missing() -> None:
 class TalkingAdapter(toy_backend.ToyAdapter):
     """Says how red an image is from 0 to 100; ``events`` has what was asked of which weights."""
 
-    events: list[tuple[str, float]] = []  # noqa: RUF012 - of the test
+    events: list[tuple[str, float]] = []
 
     def _weights(self) -> float:
         return float(self.model.palette.detach().sum())

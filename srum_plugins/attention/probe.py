@@ -19,7 +19,9 @@ from srum_plugins.errors import ConfigError, PluginError, did_you_mean
 from srum_plugins.host import PluginHost
 from srum_plugins.providers import Kind
 
-CASES: dict[str, tuple[tuple[int, int], tuple[int, int], bool]] = {
+Cases = Mapping[str, tuple[Sequence[int], Sequence[int], bool]]
+"""Lengths of the queries and of the keys of some segments, and whether they are causal, each by what it stands for."""
+CASES: Cases = {
     "causal text": ((5, 130), (5, 130), True),
     "text after an image": ((5, 40), (69, 163), True),
     "images after text": ((64, 33), (69, 163), False),
@@ -78,7 +80,7 @@ def tried(made: Attention | str, heads: Sequence[Heads], device: str) -> Attenti
     return next((refused for one in heads if (refused := refusal(made, one, device))), made)
 
 
-def refusal(attention: Attention, heads: Heads, device: str) -> str:
+def refusal(attention: Attention, heads: Heads, device: str, cases: Cases = CASES) -> str:
     """Why a kernel cannot be used for these heads on this device; empty if it can.
 
     Output and gradients of every case are compared with the reference in float32, computed on the CPU, because a GPU
@@ -89,7 +91,7 @@ def refusal(attention: Attention, heads: Heads, device: str) -> str:
         return f"it runs on {' and '.join(attention.devices)} only, not on {device}"
     allowed = TOLERANCE.get(heads.dtype, HALF_TOLERANCE)
     try:
-        for what, (queries, keys, causal) in CASES.items():
+        for what, (queries, keys, causal) in cases.items():
             segments = Segments.of(queries, keys, causal, torch.device(device))
             inputs = _inputs(segments, heads)
             found = _results(attention, [part.to(device) for part in inputs], segments)

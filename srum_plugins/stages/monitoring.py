@@ -113,7 +113,7 @@ class Watch:
             return []
         found: list[Noted] = []
         for label in due if self._reads else ():
-            with _set_aside(self._runs[label].seed):
+            with set_aside(self._runs[label].seed):
                 readings = ask(label, self._monitors[label])
             _check(readings, self._choices[label])
             found += [Noted(step, phase, label, reading) for reading in readings]
@@ -225,7 +225,7 @@ def stopped_early(done: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def _set_aside(seed: int) -> Iterator[None]:
+def set_aside(seed: int) -> Iterator[None]:
     """Random numbers that begin at ``seed``, and no gradient; afterwards all generators are as they were."""
     python, others = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())), torch.no_grad():

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar, NoReturn, TypeVar
 
 import pytest
+from hypothesis import Phase, given, settings
+from hypothesis.strategies import SearchStrategy
 
+from srum_plugins.contracts import Capability
+from srum_plugins.errors import CapabilityError, SrumError
 from srum_plugins.host import PluginHost, Registered
 from srum_plugins.options import build_options
 from srum_plugins.providers import Kind
+from srum_plugins.records import from_json, to_json
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -45,18 +54,75 @@ class Subject:
         if not holds:
             self.breach(method, wrong, mend)
 
+    @property
+    def needs(self) -> frozenset[Capability]:
+        """What the provider asks of a model, with these options."""
+        return frozenset(self.registered.provider.needs(self.options))
+
+    def call(self, method: str, function: Callable[..., T], *arguments: Any, **settings: Any) -> T:
+        """What a ``method`` of the provider returns; an exception is a breach that names its place."""
+        try:
+            return function(*arguments, **settings)
+        except CapabilityError as error:
+            needs = ", ".join(sorted(self.needs)) or "none"
+            self.breach(
+                method,
+                f"asked the model for more than its needs, which are {needs}: {error}",
+                "name the capability in the provider's needs, or do without it",
+            )
+        except Exception as error:
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            self.breach(
+                method,
+                f"raised {type(error).__name__}: {error} ({place.filename}:{place.lineno})",
+                "let it answer for every input of its contract",
+            )
+
+    def refused(self, method: str, function: Callable[..., object], *arguments: Any) -> None:
+        """Breach unless the call is refused by a :class:`SrumError`, in words for people."""
+        mend = "raise a SrumError that says what is missing; ModelAdapter's own methods do for what a model cannot"
+        try:
+            function(*arguments)
+        except SrumError:
+            return
+        except Exception as error:
+            self.breach(method, f"refused a model that lacks its needs by {type(error).__name__}: {error}", mend)
+        self.breach(method, "took a model that can do nothing of what its needs name, and answered", mend)
+
+    def keeps(self, method: str, record: object) -> None:
+        """Breach unless a record is the same when it is written as JSON and read again, as a run does."""
+        try:
+            read = from_json(type(record), json.loads(json.dumps(to_json(record), allow_nan=False)))
+        except (TypeError, ValueError, SrumError) as error:
+            self.breach(method, f"gave a record that JSON cannot hold: {error}", "use plain numbers, texts and tuples")
+        self.require(
+            read == record,
+            method,
+            f"gave a record that is another when it is read again:\n    {record}\n    {read}",
+            "use plain numbers, texts and tuples, as the annotations of the record say",
+        )
+
 
 class Conformance:
     """Base of the suites. A subclass of a suite says what is tested by these attributes.
 
     ``name`` is the provider's name, and ``options`` are its settings as in a config; :meth:`configure` gives those that
     need files. ``plugin`` is a module or an object with hooks that is not installed: it is then the only one there is.
+    ``examples`` is how many inputs a property is tried on: fewer where the provider is slow.
     """
 
     kind: ClassVar[Kind]
     name: ClassVar[str]
     options: ClassVar[Mapping[str, Any]] = {}
     plugin: ClassVar[object | None] = None
+    examples: ClassVar[int] = 10
+
+    @classmethod
+    def for_all(cls, inputs: SearchStrategy[T], check: Callable[[T], None]) -> None:
+        """Try a check on ``examples`` inputs. The first that fails is told as it is: looking for a smaller one would
+        take minutes with a slow provider."""
+        quick = settings(max_examples=cls.examples, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate))
+        quick(given(inputs)(check))()
 
     @classmethod
     def configure(cls, folder: Path) -> Mapping[str, Any]:
@@ -76,10 +142,15 @@ class Conformance:
     @classmethod
     def subject(cls, tmp_path_factory: pytest.TempPathFactory) -> Subject:
         """The provider under test."""
+        return cls.open(tmp_path_factory.mktemp(cls.name))
+
+    @classmethod
+    def open(cls, folder: Path) -> Subject:
+        """The provider under test, with the settings that :meth:`configure` gives for an empty folder."""
         host = cls.host()
         registered = host.get(cls.kind, cls.name)
-        settings = cls.configure(tmp_path_factory.mktemp(cls.name))
-        return Subject(host, registered, build_options(registered.provider.options, settings, cls.kind.value))
+        given = cls.configure(folder)
+        return Subject(host, registered, build_options(registered.provider.options, given, cls.kind.value))
 
 
 def same_length(subject: Subject, method: str, what: str, given: Sequence[object], got: Sequence[object]) -> None:

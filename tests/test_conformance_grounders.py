@@ -1,0 +1,163 @@
+"""Our grounders keep the contract, and the suite sees those that do not."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sam_torchvision  # noqa: F401
+import srum_sam.plugin
+from PIL import ImageDraw
+
+from srum_plugins import hookimpl
+from srum_plugins.contracts import Capability, Grounder, Located, ModelAdapter
+from srum_plugins.host import PluginHost
+from srum_plugins.providers import Provider
+from srum_plugins.records import Box, Grounding, Region
+from srum_plugins.testing.grounders import GrounderConformance
+from srum_plugins.testing.suite import Subject
+
+
+def one_provider(provider: Provider) -> Any:
+    class Plugin:
+        @hookimpl
+        def srum_grounders(self) -> list[Provider]:
+            return [provider]
+
+    return Plugin()
+
+
+class TestNative(GrounderConformance):
+    name = "native"
+
+
+class TestNativeAtOnceWithItsOwnPhrases(GrounderConformance):
+    name = "native"
+    options = {"at_once": True, "phrases": "ask"}
+
+
+class TestComponents(GrounderConformance):
+    name = "components"
+    options = {"masks": True, "threshold": 20.0}
+
+
+class TestWholeImage(GrounderConformance):
+    name = "whole-image"
+
+
+class TestGrid(GrounderConformance):
+    name = "grid"
+
+
+class TestFile(GrounderConformance):
+    name = "file"
+
+    @classmethod
+    def configure(cls, folder: Path) -> Mapping[str, Any]:
+        boxes = [{"box": [0.1, 0.2, 0.7, 1.2], "label": "red circle", "score": 0.5}, {"box": [0.5, 0.5, 0.5, 0.5]}]
+        lines = [{"prompt_id": "p0", "boxes": boxes}, {"prompt_id": "p1", "boxes": []}]
+        (folder / "boxes.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+        return {"path": str(folder / "boxes.jsonl"), "units": "relative", "missing": "empty"}
+
+
+class TestSam(GrounderConformance):
+    name = "sam"
+    options = {"masks": True}
+    examples = 3  # a quarter of a second for an image
+
+    @classmethod
+    def host(cls) -> PluginHost:
+        """By the provider's own record, but for the packages that it needs: sam_torchvision has imported them, with a
+        stand-in where there is none."""
+        (provider,) = srum_sam.plugin.srum_grounders()
+        host = PluginHost.load(entry_points=())
+        host.register(one_provider(dataclasses.replace(provider, modules=())), "sam")
+        return host
+
+
+# --- what the suite sees ------------------------------------------------------------------------------------------
+Ground = Callable[[Sequence[Located], ModelAdapter | None], list[Grounding]]
+
+
+class Broken(GrounderConformance):
+    """A grounder that is one function."""
+
+    name = "broken"
+
+    @classmethod
+    def made(cls, ground: Ground, folder: Path, needs: frozenset[Capability] = frozenset()) -> tuple[Subject, Grounder]:
+        class One(Grounder):
+            def ground(self, items: Sequence[Located], model: ModelAdapter | None) -> list[Grounding]:
+                return ground(items, model)
+
+        cls.plugin = one_provider(Provider("broken", "breaks", lambda options: One(), needs=lambda options: needs))
+        subject = cls.open(folder)
+        return subject, subject.make(Grounder)
+
+
+def whole(item: Located, beyond: float = 0.0) -> Grounding:
+    width, height = item.image.size
+    return Grounding(item.candidate.id, (Region(Box(0, 0, width + beyond, height)),))
+
+
+def painting(items: Sequence[Located], model: ModelAdapter | None) -> list[Grounding]:
+    for item in items:
+        ImageDraw.Draw(item.image).point((0, 0), "#123456")
+    return [whole(item) for item in items]
+
+
+def unseeded(items: Sequence[Located], model: ModelAdapter | None) -> list[Grounding]:
+    return [Grounding(item.candidate.id, (Region(Box(0, 0, 0.1 + 0.9 * random.random(), 1)),)) for item in items]
+
+
+def deaf(items: Sequence[Located], model: ModelAdapter | None) -> list[Grounding]:
+    return [whole(item) for item in items]
+
+
+def asking(items: Sequence[Located], model: ModelAdapter | None) -> list[Grounding]:
+    assert model is not None
+    found = model.locate([item.image for item in items], [item.prompt.phrases for item in items])
+    model.answer([])
+    return [
+        Grounding(item.candidate.id, tuple(one for one in own if isinstance(one, Region)))
+        for item, own in zip(items, found, strict=True)
+    ]
+
+
+LOCATE = frozenset({Capability.LOCATE})
+INSIDE = Broken.test_every_candidate_has_a_grounding_that_lies_in_its_image
+SAME = Broken.test_the_same_image_has_the_same_regions_whenever_and_with_whatever_it_comes
+CANNOT = Broken.test_a_model_that_cannot_do_what_is_needed_is_refused
+
+
+@pytest.mark.parametrize(
+    ("ground", "needs", "test", "words"),
+    [
+        (lambda items, model: [whole(item, 0.5) for item in items], (), INSIDE, r"ground: gave Box.* in an image of"),
+        (lambda items, model: [whole(item) for item in items[1:]], (), INSIDE, "gave 0 groundings for 1 items"),
+        (lambda items, model: [Grounding("x", ()) for _ in items], (), INSIDE, "for the candidate 'p0-0'"),
+        (lambda items, model: 1 / 0, (), INSIDE, r"raised ZeroDivisionError.*test_conformance_grounders.py:"),
+        (unseeded, (), SAME, "other regions in a second call"),
+        (lambda items, model: [whole(item, -0.1 * len(items)) for item in items], (), SAME, "alone other regions"),
+        (painting, (), Broken.test_images_are_left_as_they_are, "changed an image"),
+        (
+            deaf,
+            LOCATE,
+            Broken.test_a_model_that_cannot_do_what_is_needed_is_refused,
+            "took a model that can do nothing",
+        ),
+        (asking, LOCATE, INSIDE, "asked the model for more than its needs, which are locate"),
+    ],
+)
+def test_a_breach_is_told_with_plugin_method_and_mend(
+    tmp_path: Path, ground: Ground, needs: Sequence[Capability], test: Callable[..., None], words: str
+) -> None:
+    subject, grounder = Broken.made(ground, tmp_path, frozenset(needs))
+    with pytest.raises(pytest.fail.Exception, match=words) as told:
+        test(Broken(), subject, grounder)
+    assert "the grounder 'broken' of" in str(told.value) and "mend: " in str(told.value)
