@@ -368,10 +368,20 @@ def _label(source: _Source) -> str:
     return f"{source.plugin!r} of {source.distribution} {source.version}"
 
 
+_MENDS: dict[type[BaseException], str] = {
+    ModuleNotFoundError: "install it, or import it in the factory and name it in the provider's modules",
+    pluggy.PluginValidationError: "take only arguments that the hook gives (docs/plugins.md)",
+}
+"""What to do about errors whose own words do not say it."""
+
+
 def _explain(error: BaseException) -> str:
     """An exception on one line; the type too, unless its message was written by this host."""
     text = " ".join(str(error).split())
-    return text if isinstance(error, PluginError | ContractError) else f"{type(error).__name__}: {text}"
+    if isinstance(error, PluginError | ContractError):
+        return text
+    mend = next((f"; {mend}" for kind, mend in _MENDS.items() if isinstance(error, kind)), "")
+    return f"{type(error).__name__}: {text}{mend}"
 
 
 def _place(function: Callable[..., Any]) -> str:

@@ -14,39 +14,28 @@ from srum_plugins.errors import ContractError
 from srum_plugins.records import (
     Box,
     Candidate,
-    Check,
     Failure,
     Grounding,
     Judgement,
     Mask,
-    Prompt,
     Region,
     Score,
     from_json,
     to_json,
 )
 from srum_plugins.stages.evaluate import Drawn, Measured, Understanding
+from srum_plugins.testing.strategies import failures, names, prompts, scores, shares, texts
 
-texts = st.text(max_size=8)
-names = st.lists(texts, max_size=3).map(tuple)
-shares = st.floats(0, 1)
 counts = st.dictionaries(texts, st.integers(0, 9), max_size=3)
 sides = st.floats(-1e6, 1e6) | st.integers(-(10**6), 10**6)
 boxes = st.tuples(sides, sides, sides, sides).filter(lambda box: box[0] < box[2] and box[1] < box[3])
 masks = st.lists(st.integers(0, 5), max_size=6).map(lambda runs: Mask(sum(runs), 1, tuple(runs)))
-checks = st.builds(lambda kind, choices: Check(kind, "?", choices, choices[0]), texts, names.filter(bool))
 regions = st.builds(
     Region, boxes.map(lambda box: Box(*box)), texts, st.none() | shares, st.none() | masks, names, st.booleans()
 )
-failures = st.builds(Failure, texts, texts)
-
-
-def scores(low: float) -> st.SearchStrategy[Score | Failure]:
-    return st.builds(Score, st.floats(low, 1), texts, st.none() | shares) | failures
-
 
 records = st.one_of(
-    st.builds(Prompt, texts, texts, texts, texts, names, st.lists(checks, max_size=2).map(tuple)),
+    prompts,
     st.builds(Candidate, texts, texts, st.integers(), st.integers(), texts, st.integers(), st.integers()),
     st.builds(Grounding, texts, st.lists(regions, max_size=3).map(tuple), counts),
     st.builds(Judgement, texts, scores(0), st.lists(scores(-1), max_size=3).map(tuple), names, st.none() | st.just(3)),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -17,42 +16,10 @@ from torch import Tensor
 
 from srum_plugins.errors import ContractError, RewardError
 from srum_plugins.records import Box, Mask, from_json, to_json
-from srum_plugins.rewards.maps import MapRegion, Overlap, RewardMap, Transform, array_mask, mask_array
+from srum_plugins.rewards.maps import MapRegion, RewardMap, Transform, array_mask, mask_array
+from srum_plugins.testing.strategies import OVERLAPS, boxes, local_scores, masks, reward_maps
 
-OVERLAPS = get_args(Overlap)
-scores = st.floats(-1, 1, width=32)
 grids = st.tuples(st.integers(1, 9), st.integers(1, 9))
-
-
-@st.composite
-def boxes(draw: st.DrawFn, width: int, height: int, whole: bool = False) -> Box:
-    sides = []
-    for size in (width, height):
-        if whole:
-            low = draw(st.integers(0, size - 1))
-            high = draw(st.integers(low + 1, size))
-        else:
-            low = draw(st.floats(0, size - 0.25))
-            high = draw(st.floats(low + 0.125, size))
-        sides.append((low, high))
-    (x0, x1), (y0, y1) = sides
-    return Box(x0, y0, x1, y1)
-
-
-@st.composite
-def masks(draw: st.DrawFn, width: int, height: int) -> Mask:
-    bits = draw(st.lists(st.booleans(), min_size=width * height, max_size=width * height))
-    return array_mask(np.array(bits, dtype=bool).reshape(height, width))
-
-
-@st.composite
-def maps(draw: st.DrawFn, whole: bool = False, overlaps: tuple[str, ...] = OVERLAPS, least: int = 0) -> RewardMap:
-    width, height = draw(st.integers(1, 12)), draw(st.integers(1, 12))
-    area = st.one_of(boxes(width, height, whole), masks(width, height))
-    regions = draw(st.lists(st.builds(MapRegion, area, scores), min_size=least, max_size=4))
-    return RewardMap(
-        width, height, tuple(regions), draw(st.floats(0, 1)), draw(scores), draw(st.sampled_from(overlaps))
-    )
 
 
 def same(a: Tensor, b: Tensor) -> None:
@@ -67,7 +34,7 @@ def box_map(*regions: tuple[Box | Mask, float], size: tuple[int, int] = (8, 6), 
 # --- values -----------------------------------------------------------------------------------------------------
 
 
-@given(maps(), grids)
+@given(reward_maps(), grids)
 def test_weights_lie_between_the_extremes_which_lie_in_bounds(reward: RewardMap, grid: tuple[int, int]) -> None:
     low, high = reward.extremes()
     assert -reward.alpha <= low <= high <= reward.alpha
@@ -78,13 +45,13 @@ def test_weights_lie_between_the_extremes_which_lie_in_bounds(reward: RewardMap,
     assert reward.tokens(*grid).shape == grid
 
 
-@given(maps(), st.data())
+@given(reward_maps(), st.data())
 def test_the_order_of_regions_does_not_matter(reward: RewardMap, data: st.DataObject) -> None:
     regions = data.draw(st.permutations(reward.regions))
     same(dataclasses.replace(reward, regions=tuple(regions)).pixels(), reward.pixels())
 
 
-@given(maps(least=1), grids, st.data())
+@given(reward_maps(least=1), grids, st.data())
 def test_monotone_in_every_score(reward: RewardMap, grid: tuple[int, int], data: st.DataObject) -> None:
     index = data.draw(st.integers(0, len(reward.regions) - 1))
     region = reward.regions[index]
@@ -93,7 +60,7 @@ def test_monotone_in_every_score(reward: RewardMap, grid: tuple[int, int], data:
     assert (raised.tokens(*grid) >= reward.tokens(*grid) - 2e-6).all()
 
 
-@given(maps(), st.floats(0, 1))
+@given(reward_maps(), st.floats(0, 1))
 def test_alpha_scales_and_so_is_monotone_with_the_sign_of_r(reward: RewardMap, alpha: float) -> None:
     plain = dataclasses.replace(reward, alpha=1.0).pixels()
     same(dataclasses.replace(reward, alpha=alpha).pixels(), alpha * plain)
@@ -102,7 +69,7 @@ def test_alpha_scales_and_so_is_monotone_with_the_sign_of_r(reward: RewardMap, a
     assert (change * plain.sign() >= -2e-6).all()
 
 
-@given(maps(), st.integers(1, 9), st.integers(1, 9), scores, st.data())
+@given(reward_maps(), st.integers(1, 9), st.integers(1, 9), local_scores, st.data())
 def test_a_region_changes_only_the_tokens_it_touches(
     reward: RewardMap, h: int, w: int, score: float, data: st.DataObject
 ) -> None:
@@ -114,7 +81,7 @@ def test_a_region_changes_only_the_tokens_it_touches(
     same(added.tokens(h, w)[untouched], reward.tokens(h, w)[untouched])
 
 
-@given(maps(), grids)
+@given(reward_maps(), grids)
 def test_background_where_nothing_covers(reward: RewardMap, grid: tuple[int, int]) -> None:
     covered = dataclasses.replace(
         reward, alpha=1.0, background=0.0, regions=tuple(MapRegion(r.area, 1.0) for r in reward.regions)
@@ -123,7 +90,7 @@ def test_background_where_nothing_covers(reward: RewardMap, grid: tuple[int, int
     same(empty, torch.full_like(empty, reward.alpha * reward.background))
 
 
-@given(st.floats(0, 1), scores, grids)
+@given(st.floats(0, 1), local_scores, grids)
 def test_without_regions_the_background_is_everywhere_exactly(
     alpha: float, background: float, grid: tuple[int, int]
 ) -> None:
@@ -131,7 +98,7 @@ def test_without_regions_the_background_is_everywhere_exactly(
     assert torch.equal(weights, torch.full(grid, np.float32(alpha) * np.float32(background)))
 
 
-@given(maps(overlaps=("max", "min"), least=1))
+@given(reward_maps(overlaps=("max", "min"), least=1))
 def test_duplicates_change_nothing_under_max_and_min(reward: RewardMap) -> None:
     assert torch.equal(
         dataclasses.replace(reward, regions=(*reward.regions, reward.regions[0])).pixels(), reward.pixels()
@@ -162,13 +129,13 @@ def test_overlap_within_a_pixel_follows_the_rule_on_the_part_that_is_shared() ->
 # --- reduction --------------------------------------------------------------------------------------------------
 
 
-@given(maps(), grids)
+@given(reward_maps(), grids)
 def test_mass_is_conserved_from_pixels_to_tokens(reward: RewardMap, grid: tuple[int, int]) -> None:
     same(reward.tokens(*grid).mean(), reward.pixels().mean())
     assert reward.mean() == pytest.approx(float(reward.pixels().mean()), abs=2e-6)
 
 
-@given(maps(), st.integers(1, 4), st.integers(1, 4), st.integers(1, 4))
+@given(reward_maps(), st.integers(1, 4), st.integers(1, 4), st.integers(1, 4))
 def test_tokens_average_pixels(reward: RewardMap, scale: int, h: int, w: int) -> None:
     large = dataclasses.replace(reward, width=w * scale, height=h * scale, regions=())
     box = Box(0.25, 0.5, large.width - 0.3, large.height - 0.1)
@@ -176,7 +143,7 @@ def test_tokens_average_pixels(reward: RewardMap, scale: int, h: int, w: int) ->
     same(large.tokens(h, w), large.pixels().view(h, scale, w, scale).mean(dim=(1, 3)))
 
 
-@given(maps(whole=True), grids)
+@given(reward_maps(whole=True), grids)
 def test_tokens_average_pixels_at_any_ratio(reward: RewardMap, grid: tuple[int, int]) -> None:
     h, w = grid
     fine = reward.pixels().repeat_interleave(h, 0).repeat_interleave(w, 1)  # every token is a whole number of these
@@ -198,7 +165,7 @@ def test_mask_arrays_round_trip(data: st.DataObject) -> None:
     assert array_mask(mask_array(mask)) == mask
 
 
-@given(maps(whole=True, least=1), grids, st.data())
+@given(reward_maps(whole=True, least=1), grids, st.data())
 def test_a_mask_equals_the_box_of_the_same_pixels_under_any_transform(
     reward: RewardMap, grid: tuple[int, int], data: st.DataObject
 ) -> None:
@@ -232,14 +199,14 @@ def transforms(draw: st.DrawFn, width: int, height: int) -> Transform:
     return chain
 
 
-@given(maps())
+@given(reward_maps())
 def test_flip_equivariance(reward: RewardMap) -> None:
     flip = Transform.identity(reward.width, reward.height).flip()
     same(reward.transform(flip).pixels(), reward.pixels().flip(1))
     same(reward.transform(flip).transform(flip).pixels(), reward.pixels())
 
 
-@given(maps(least=1), st.booleans(), st.booleans(), st.data())
+@given(reward_maps(least=1), st.booleans(), st.booleans(), st.data())
 def test_crop_equivariance_before_and_after_flips(
     reward: RewardMap, before: bool, after: bool, data: st.DataObject
 ) -> None:
@@ -260,7 +227,7 @@ def test_crop_after_flip_keeps_what_the_flip_moved_there() -> None:
     assert box_map((Box(7, 0, 8, 6), 1.0)).transform(chain).pixels()[0].tolist() == [1, 0, 0]
 
 
-@given(maps(), st.integers(0, 5), st.integers(0, 5))
+@given(reward_maps(), st.integers(0, 5), st.integers(0, 5))
 def test_translation_equivariance(reward: RewardMap, right: int, down: int) -> None:
     width, height = reward.width + right, reward.height + down
     moved = []
@@ -275,7 +242,7 @@ def test_translation_equivariance(reward: RewardMap, right: int, down: int) -> N
     same(shifted, expected)
 
 
-@given(maps(), st.integers(1, 4), st.integers(1, 4), grids)
+@given(reward_maps(), st.integers(1, 4), st.integers(1, 4), grids)
 def test_scale_equivariance(reward: RewardMap, sx: int, sy: int, grid: tuple[int, int]) -> None:
     scaled = reward.transform(
         Transform.identity(reward.width, reward.height).resize(reward.width * sx, reward.height * sy)
@@ -284,7 +251,7 @@ def test_scale_equivariance(reward: RewardMap, sx: int, sy: int, grid: tuple[int
     same(scaled.tokens(*grid), reward.tokens(*grid))
 
 
-@given(maps(), st.data())
+@given(reward_maps(), st.data())
 def test_transforms_compose(reward: RewardMap, data: st.DataObject) -> None:
     first = data.draw(transforms(reward.width, reward.height))
     second = data.draw(transforms(first.width, first.height))
@@ -349,7 +316,7 @@ def test_what_does_not_fit_is_refused() -> None:
 # --- JSON -------------------------------------------------------------------------------------------------------
 
 
-@given(maps(), st.data())
+@given(reward_maps(), st.data())
 def test_json_round_trip(reward: RewardMap, data: st.DataObject) -> None:
     reward = reward.transform(data.draw(transforms(reward.width, reward.height)))
     assert from_json(RewardMap, json.loads(json.dumps(to_json(reward)))) == reward

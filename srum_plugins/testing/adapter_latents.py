@@ -31,8 +31,8 @@ def place(index: int, parts: int) -> str:
     """The name of a part of an image that is divided so many times each way, row by row."""
     row, column = divmod(index, parts)
     if parts == 2:
-        return f"{('top', 'bottom')[row]} {('left', 'right')[column]}"
-    return f"row {row + 1}, column {column + 1} of {parts} x {parts}"
+        return f"{('top', 'bottom')[row]} {('left', 'right')[column]} part"
+    return f"part {row + 1} down and {column + 1} across, of {parts} x {parts}"
 
 
 def bounds(size: int, parts: int) -> list[int]:
@@ -194,8 +194,8 @@ class LatentChecks(AdapterSuite):
                 painted_part, moved = (place(index, parts) for index in wrong)
                 adapter.breach(
                     "token_losses",
-                    f"in images of {size[0]} x {size[1]} pixels, painting the {painted_part} anew moves the losses of "
-                    f"the tokens at the {moved}, as they lie row by row on token_grid {(height, width)}",
+                    f"in images of {size[0]} x {size[1]} pixels, painting the {painted_part} anew moves the losses "
+                    f"of the tokens at the {moved}, as they lie row by row on token_grid {(height, width)}",
                     "give tokens row-major from the top left, in an (h, w) = (rows, columns) grid; a transposed or "
                     "flipped grid puts rewards on the wrong tokens",
                 )

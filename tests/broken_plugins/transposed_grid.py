@@ -1,0 +1,22 @@
+"""Encodes images with rows and columns exchanged."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from PIL import Image
+from torch import Tensor
+from toy_backend import ToyAdapter
+
+from broken_plugins import TOY
+from srum_plugins import hookimpl
+from srum_plugins.providers import Provider
+
+
+class TransposedGrid(ToyAdapter):
+    def encode(self, images: Sequence[Image.Image]) -> Tensor:
+        return super().encode(images).transpose(2, 3)
+
+
+@hookimpl
+def srum_model_adapters() -> list[Provider]:
+    return [replace(TOY, name="transposed-grid", factory=TransposedGrid)]

@@ -1,0 +1,29 @@
+"""Gives losses by image, not by token of all images."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+from toy_backend import ToyAdapter, ToyPrediction
+
+from broken_plugins import TOY
+from srum_plugins import hookimpl
+from srum_plugins.contracts import Draws
+from srum_plugins.providers import Provider
+from srum_plugins.records import Prompt
+
+
+class ByImage(ToyPrediction):
+    def token_losses(self, latents: Sequence[Tensor]) -> Tensor:
+        return super().token_losses(latents).reshape(len(latents), -1)
+
+
+class WrongShape(ToyAdapter):
+    def predict(self, prompts: Sequence[Prompt], latents: Sequence[Tensor], draws: Draws, *, base: bool = False) -> Any:
+        return ByImage(super().predict(prompts, latents, draws, base=base).velocity, draws.noise)
+
+
+@hookimpl
+def srum_model_adapters() -> list[Provider]:
+    return [replace(TOY, name="wrong-shape", factory=WrongShape)]

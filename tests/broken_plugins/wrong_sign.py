@@ -1,0 +1,29 @@
+"""Trains the velocity from the noise to the image."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+from toy_backend import ToyAdapter, ToyPrediction
+
+from broken_plugins import TOY
+from srum_plugins import hookimpl
+from srum_plugins.contracts import Draws
+from srum_plugins.providers import Provider
+from srum_plugins.records import Prompt
+
+
+class Backwards(ToyPrediction):
+    def token_losses(self, latents: Sequence[Tensor]) -> Tensor:
+        return self._distance([one - noise for noise, one in zip(self.noise, latents, strict=True)])
+
+
+class WrongSign(ToyAdapter):
+    def predict(self, prompts: Sequence[Prompt], latents: Sequence[Tensor], draws: Draws, *, base: bool = False) -> Any:
+        return Backwards(super().predict(prompts, latents, draws, base=base).velocity, draws.noise)
+
+
+@hookimpl
+def srum_model_adapters() -> list[Provider]:
+    return [replace(TOY, name="wrong-sign", factory=WrongSign)]
