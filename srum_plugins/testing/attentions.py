@@ -71,12 +71,12 @@ class AttentionConformance(Conformance):
 
     def test_segments_of_any_lengths_see_themselves_only(self, subject: Subject, kernel: Attention) -> None:
         """Causal or full, as many as there are."""
-        for heads in self.heads()[:: len(self.dtypes)]:
 
-            def check(cut: tuple[list[int], list[int], bool], heads: Heads = heads) -> None:
+        def check(cut: tuple[list[int], list[int], bool]) -> None:
+            for heads in self.heads()[:: len(self.dtypes)]:
                 self._agrees(subject, heads, refusal(kernel, heads, self.device, {f"segments {cut}": cut}))
 
-            self.for_all(cuts(), check)
+        self.for_all(cuts(), check)
 
     def test_the_output_has_the_queries_shape_and_dtype(self, subject: Subject, kernel: Attention) -> None:
         """And what it is given stays as it is."""
