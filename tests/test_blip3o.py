@@ -380,10 +380,10 @@ def test_what_was_trained_is_saved_under_the_released_names_and_comes_back(
     for name in listed:
         if name.endswith(".safetensors"):
             before, after = load_file(folder / name), load_file(tmp_path / name)
-            assert {k: (v.shape, v.dtype) for k, v in before.items()} == {
-                k: (v.shape, v.dtype) for k, v in after.items()
-            }
+            assert {k: v.shape for k, v in before.items()} == {k: v.shape for k, v in after.items()}
             changed = {key for key in before if not torch.equal(before[key], after[key])}
+            # What moved keeps all that float32 holds of it, although it was stored in bfloat16.
+            assert all(after[k].dtype == (torch.float32 if k in changed else v.dtype) for k, v in before.items())
             assert all(own_name(key) is not None for key in changed)
             assert bool(changed) == any(key.startswith(PARTS) for key in before)
         elif (folder / name).is_file():
@@ -393,7 +393,7 @@ def test_what_was_trained_is_saved_under_the_released_names_and_comes_back(
     whole = adapter(tmp_path)
     for name, tensor in whole.prior.state_dict().items():
         assert torch.equal(fresh.prior.state_dict()[name], tensor)
-        torch.testing.assert_close(tensor, model.prior.state_dict()[name].bfloat16().float())
+        assert torch.equal(tensor, model.prior.state_dict()[name])
     drawn = [stack(one.generate(requests(0), SAMPLING)) for one in (fresh, whole)]
     assert np.array_equal(*drawn)
 

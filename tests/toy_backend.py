@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from srum_plugins import hookimpl
@@ -45,6 +45,7 @@ from srum_plugins.contracts import (
 from srum_plugins.providers import Provider
 from srum_plugins.records import Box, Check, Failure, Grounding, Judgement, Prompt, Region, Score
 from srum_plugins.rewards.maps import MapRegion, RewardMap
+from srum_plugins.weights import load_weights
 
 SIZE = 8
 COLOURS = {"red": (0.9, 0.1, 0.1), "green": (0.1, 0.8, 0.1), "blue": (0.1, 0.1, 0.9), "white": (0.9, 0.9, 0.9)}
@@ -139,7 +140,7 @@ class ToyAdapter(ModelAdapter):
     def __init__(self, options: AdapterOptions, device: str) -> None:
         reached("load")
         self.model = ToyModel(options.blur).to(device)
-        self.base = ToyModel(options.blur).to(device)
+        self.base = ToyModel(options.blur).to(device).requires_grad_(False)
         self.device = torch.device(device)
 
     @torch.no_grad()
@@ -165,8 +166,8 @@ class ToyAdapter(ModelAdapter):
                 box = question.box
                 image = image.crop((int(box.x0), int(box.y0), int(box.x1), int(box.y1)))
             distance = (pixels(image).mean(dim=(1, 2)) - self.model.probe[word_of(question.text)].cpu()).norm()
-            yes = torch.stack([2.0 - 6.0 * distance, torch.tensor(0.0)]).log_softmax(0)
-            answers.append(tuple(float(value) for value in yes))
+            scores = [2.0 - 6.0 * distance if choice == "yes" else torch.tensor(0.0) for choice in question.choices]
+            answers.append(tuple(float(value) for value in torch.stack(scores).log_softmax(0)))
         return answers
 
     def locate(self, images: Sequence[Image.Image], phrases: Sequence[Sequence[str]]) -> list[list[Region]]:
@@ -222,7 +223,7 @@ class ToyAdapter(ModelAdapter):
         save_file(state, folder / "model.safetensors")
 
     def load_trained(self, folder: Path) -> None:
-        self.model.load_state_dict(load_file(folder / "model.safetensors"))
+        load_weights(self.model, [folder / "model.safetensors"], self.device)
 
     def understanding_digest(self) -> str:
         return hashlib.sha256(self.model.probe.detach().cpu().numpy().tobytes()).hexdigest()

@@ -204,7 +204,8 @@ def _refuse_disagreement(extras: Extras, config: PriorConfig, folder: Path) -> N
 
 def write_release(source: Path, prior: Prior, folder: Path) -> None:
     """Write a folder of the same layout, which the original code reads too: files that hold weights of the prior with
-    these as they are now, under their names and in their dtype, everything else as it was."""
+    these as they are now, under their names, everything else as it was. A weight that moved is written in its dtype, or
+    in the model's if that is wider: what training added may be less than the narrower one can hold."""
     folder.mkdir(parents=True, exist_ok=True)
     own = {released_name(name): tensor for name, tensor in prior.state_dict().items()}
     for entry in sorted(source.rglob("*")):
@@ -228,5 +229,5 @@ def _rewritten(file: Path, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name in [name for name in names if name in own]:
         now, stored = own[name].cpu(), tensors[name]
         if not torch.equal(stored.to(now.dtype), now):
-            tensors[name] = now.to(stored.dtype)
+            tensors[name] = now.to(torch.promote_types(now.dtype, stored.dtype))
     return tensors

@@ -1,0 +1,154 @@
+"""Checks of generated images: one per request, from its own seed, whatever it is batched with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from srum_plugins.contracts import Capability, Generated
+from srum_plugins.options import build_options
+from srum_plugins.testing.adapter_suite import AdapterSubject, AdapterSuite, Size
+from srum_plugins.testing.suite import same_length
+
+METHOD = "generate"
+LEVELS = 1
+"""By how many of 256 levels a pixel may differ when sums are rounded in another order."""
+LATENTS = 1e-4
+"""By how much latents may differ then."""
+OWN_SEED = "draw all noise from torch.Generator().manual_seed(request.seed), one generator a request"
+
+
+def check_images(adapter: AdapterSubject, drawn: Sequence[Generated], size: Size | None) -> None:
+    """Breach unless these are RGB images, of this size if one was asked for, with latents that could be trained on."""
+    for index, one in enumerate(drawn):
+        if not isinstance(one, Generated) or not isinstance(one.image, Image.Image):
+            adapter.breach(METHOD, f"item {index} is {one!r}, no Generated with a PIL image", "return Generated(image)")
+        adapter.require(
+            one.image.mode == "RGB", METHOD, f"image {index} is {one.image.mode}, not RGB", "convert it: convert('RGB')"
+        )
+        adapter.require(
+            size is None or one.image.size == size,
+            METHOD,
+            f"image {index} has {one.image.size} pixels (width, height), and {size} was asked for",
+            "draw in the request's width and height, or raise a ContractError that says which sizes there are",
+        )
+        if one.latents is not None:
+            adapter.require(
+                one.latents.ndim == 3 and one.latents.dtype == torch.float32,
+                METHOD,
+                f"latents {index} are {one.latents.dtype} of shape {tuple(one.latents.shape)}",
+                "keep latents as float32 (C, H, W)",
+            )
+
+
+def unlike(one: Generated, other: Generated) -> str:
+    """How two images differ by more than rounding; empty if they do not."""
+    if one.image.size != other.image.size:
+        return f"the image has {one.image.size} pixels, and {other.image.size} then"
+    pixels = [np.asarray(each.image, dtype=np.int16) for each in (one, other)]
+    if (levels := int(np.abs(pixels[0] - pixels[1]).max())) > LEVELS:
+        return f"its pixels differ by up to {levels} of 255 levels"
+    if one.plan != other.plan:
+        return f"its plan is {one.plan!r}, and {other.plan!r} then"
+    if one.latents is not None and other.latents is not None:
+        difference = float((one.latents - other.latents).abs().max())
+        if not difference <= LATENTS:
+            return f"its latents differ by up to {difference:.1e}"
+    return ""
+
+
+class GenerationChecks(AdapterSuite):
+    """``generate``."""
+
+    def test_it_draws_one_rgb_image_for_each_request_in_the_size_asked_for(self, adapter: AdapterSubject) -> None:
+        """Shapes of what is given."""
+        adapter.needs(Capability.GENERATE)
+        same_length(adapter, METHOD, "images", adapter.requests(), adapter.drawn)
+        check_images(adapter, adapter.drawn, adapter.wanted_size)
+        for size in (adapter.size, *adapter.sizes):
+            check_images(adapter, adapter.model.generate(adapter.requests(size)[:1], adapter.sampling), size)
+        adapter.require(
+            len(adapter.model.generate([], adapter.sampling)) == 0,
+            METHOD,
+            "gave images for no request",
+            "return an empty list for an empty list",
+        )
+
+    def test_the_same_request_gives_the_same_image_and_another_seed_another(self, adapter: AdapterSubject) -> None:
+        """To the byte."""
+        adapter.needs(Capability.GENERATE)
+        requests = adapter.requests(adapter.wanted_size)
+        for one, again in zip(adapter.drawn, adapter.model.generate(requests, adapter.sampling), strict=True):
+            adapter.require(
+                one.image.tobytes() == again.image.tobytes(),
+                METHOD,
+                "the same requests gave other images the second time",
+                OWN_SEED,
+            )
+        other = adapter.model.generate([replace(requests[0], seed=requests[0].seed + 1)], adapter.sampling)[0]
+        adapter.require(
+            other.image.tobytes() != adapter.drawn[0].image.tobytes(),
+            METHOD,
+            "another seed gave the same image",
+            OWN_SEED,
+        )
+
+    def test_an_image_does_not_depend_on_its_batch(self, adapter: AdapterSubject) -> None:
+        """Alone, and in another order, it is the same up to rounding."""
+        adapter.needs(Capability.GENERATE)
+        requests = adapter.requests(adapter.wanted_size)
+        alone = [adapter.model.generate([request], adapter.sampling)[0] for request in requests]
+        turned = adapter.model.generate(requests[::-1], adapter.sampling)[::-1]
+        for way, others in (("alone", alone), ("in a batch of another order", turned)):
+            for request, one, other in zip(requests, adapter.drawn, others, strict=True):
+                if wrong := unlike(one, other):
+                    adapter.breach(METHOD, f"drawn {way}, the prompt {request.prompt.text!r}: {wrong}", OWN_SEED)
+
+    def test_images_come_from_their_seeds_alone(self, adapter: AdapterSubject) -> None:
+        """Torch's global random numbers are neither read nor moved."""
+        adapter.needs(Capability.GENERATE)
+        drawn = []
+        with torch.random.fork_rng(devices=[]):
+            for seed in (1, 2):
+                torch.manual_seed(seed)
+                before = torch.get_rng_state()
+                drawn.append(adapter.model.generate(adapter.requests(adapter.wanted_size)[:1], adapter.sampling)[0])
+                adapter.require(
+                    torch.equal(before, torch.get_rng_state()),
+                    METHOD,
+                    "moves torch's global random numbers",
+                    OWN_SEED,
+                )
+        adapter.require(
+            drawn[0].image.tobytes() == drawn[1].image.tobytes(),
+            METHOD,
+            "an image changes with torch.manual_seed, although its request is the same",
+            OWN_SEED,
+        )
+
+    def test_a_plan_is_written_where_it_is_asked_for_and_nowhere_else(self, adapter: AdapterSubject) -> None:
+        """``Generated.plan``."""
+        adapter.needs(Capability.GENERATE)
+        adapter.require(
+            all(one.plan is None for one in adapter.drawn),
+            METHOD,
+            "gave a plan that the sampling settings did not ask for",
+            "leave Generated.plan None unless the model is told to think",
+        )
+        if not adapter.can(Capability.THINK):
+            pytest.skip("the adapter does not declare think")
+        settings = {**self.sampling, **self.thinking}
+        sampling: Any = build_options(adapter.registered.provider.sampling, settings, "sampling")
+        for one in adapter.model.generate(adapter.requests(adapter.wanted_size)[:2], sampling):
+            adapter.require(
+                isinstance(one.plan, str),
+                METHOD,
+                f"declares think, and gave no plan where {dict(self.thinking)} asks for one",
+                "return the text as Generated.plan, or do not declare think",
+            )

@@ -1,0 +1,279 @@
+"""Checks of predictions: their losses and distances, and for flow models the velocity's sign, scale and time."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from srum_plugins.contracts import Capability, Draws, Prediction, ShowsVelocity
+from srum_plugins.records import Prompt
+from srum_plugins.testing.adapter_suite import AdapterSubject, AdapterSuite
+from srum_plugins.testing.painted import painted
+from srum_plugins.training.dataset import part
+
+NEAR = 1e-4
+"""By how much a loss may differ, relative to 1 and to itself, when sums are rounded in another order."""
+SHARE = 1e-4
+"""What a prediction may still show of what it must not see, as a share of what it shows of what it must."""
+TARGET = "the loss of a token is mean_c (v - (noise - x0))^2 over its channels, where x_t = (1 - t) x0 + t noise"
+TIME = "noise latents as x_t = (1 - t) x0 + t noise: timestep 1 is pure noise"
+
+
+def perfect(prediction: Prediction, latents: Sequence[Tensor]) -> list[Tensor]:
+    """The clean latents that a flow prediction was right about, noise - v, by its losses alone.
+
+    The loss of a token is mean_c (v - (noise - x0))^2, a parabola whose slope is 2 / n (v - noise + x0), of the n
+    numbers of a token: a step of n / 2 against the slope leads to its lowest point from anywhere.
+
+    Raises:
+        RuntimeError: the losses have no gradient by the latents.
+    """
+    start = [one.detach().clone().requires_grad_() for one in latents]
+    with torch.enable_grad():
+        losses = prediction.token_losses(start)
+        slopes = torch.autograd.grad(losses.sum(), start)
+    half = sum(one.numel() for one in start) / len(losses) / 2
+    return [(one - half * slope).detach() for one, slope in zip(start, slopes, strict=True)]
+
+
+class PredictionChecks(AdapterSuite):
+    """``predict``, ``token_losses``, ``token_distance`` and ``velocities``."""
+
+    def test_losses_are_one_float32_for_each_token(self, adapter: AdapterSubject) -> None:
+        """(T,), finite and not negative; images of several sizes may share a batch."""
+        adapter.needs(Capability.TRAIN)
+        _check_losses(adapter, adapter.latents, [adapter.size] * len(adapter.latents))
+        if adapter.sizes and not adapter.cannot_encode:
+            sizes = [adapter.size, *adapter.sizes]
+            _check_losses(adapter, adapter.encoded([painted(size, 3) for size in sizes]), sizes)
+
+    def test_a_prediction_does_not_depend_on_its_batch(self, adapter: AdapterSubject) -> None:
+        """Whether its condition is dropped or not."""
+        adapter.needs(Capability.TRAIN)
+        latents, prompts = adapter.latents, _prompts(adapter)
+        draws = adapter.draws(latents)
+        draws = dataclasses.replace(draws, drop=torch.arange(2, device=draws.drop.device) == 1)
+        with torch.no_grad():
+            together = adapter.model.predict(prompts, latents, draws).token_losses(latents)
+            alone = torch.cat(
+                [
+                    adapter.model.predict([prompts[i]], [latents[i]], part(draws, [i])).token_losses([latents[i]])
+                    for i in range(2)
+                ]
+            )
+        adapter.require(
+            together.shape == alone.shape and _near(together, alone),
+            "predict",
+            "the losses of an image are others if it is alone in its batch",
+            "let no image see another, and give losses one image after the other",
+        )
+
+    def test_the_prompt_is_heard(self, adapter: AdapterSubject) -> None:
+        """Another prompt gives another prediction."""
+        adapter.needs(Capability.TRAIN)
+        latents = adapter.latents[:1]
+        draws = adapter.draws(latents)
+        with torch.no_grad():
+            one, other = (adapter.model.predict([prompt], latents, draws) for prompt in _prompts(adapter))
+            heard = float((one.token_losses(latents) - other.token_losses(latents)).abs().max())
+        adapter.require(
+            heard > 0,
+            "predict",
+            "two prompts give the same prediction",
+            "condition on prompt.text. If the weights are random: layers that begin at zero hide it, so give the suite "
+            "weights of which none is zero",
+        )
+
+    def test_the_distance_to_itself_is_zero_and_the_same_both_ways(self, adapter: AdapterSubject) -> None:
+        """``token_distance``."""
+        adapter.needs(Capability.TRAIN)
+        latents = adapter.latents
+        draws = adapter.draws(latents)
+        with torch.no_grad():
+            first, second = _prompts(adapter)
+            one = adapter.model.predict([first, second], latents, draws)
+            other = adapter.model.predict([second, first], latents, draws)
+            there, back, itself = one.token_distance(other), other.token_distance(one), one.token_distance(one)
+            tokens = len(one.token_losses(latents))
+        for distance in (there, itself):
+            adapter.require(
+                distance.shape == (tokens,) and distance.dtype == torch.float32,
+                "token_distance",
+                f"gives {distance.dtype} of shape {tuple(distance.shape)} for {tokens} tokens",
+                "give one float32 a token",
+            )
+        adapter.require(
+            float(itself.abs().max()) == 0,
+            "token_distance",
+            "a prediction has a distance to itself",
+            "compare like with like",
+        )
+        adapter.require(
+            _near(there, back) and float(there.min()) >= 0 and float(there.max()) > 0,
+            "token_distance",
+            "two predictions are at other distances there and back, or at none",
+            "give a distance: for flow models mean_c (v - v')^2",
+        )
+
+
+class FlowChecks(AdapterSuite):
+    """The velocity of flow models: x_t = (1 - t) x0 + t noise, and v = noise - x0."""
+
+    def test_a_perfect_prediction_has_no_loss(self, adapter: AdapterSubject) -> None:
+        """The scale of the loss: it falls to zero at noise - v, and rises from there as mean_c of a square."""
+        prediction, _ = self._predicted(adapter, time=0.5)
+        right = self._perfect(adapter, prediction)
+        losses = prediction.token_losses(right)
+        size = float(prediction.token_losses(adapter.latents).mean())
+        adapter.require(
+            float(losses.max()) <= NEAR * max(size, 1.0),
+            "token_losses",
+            f"where its slope says that the prediction is right the loss is {float(losses.max()):.3g}, and not 0",
+            TARGET,
+        )
+        moved = prediction.token_losses([one + 0.5 for one in right])
+        adapter.require(
+            _near(moved, torch.full_like(moved, 0.25)),
+            "token_losses",
+            f"latents that are 0.5 off in each channel cost {float(moved.mean()):.4g} a token, and not 0.25",
+            TARGET,
+        )
+
+    def test_the_velocity_points_from_the_image_to_the_noise(self, adapter: AdapterSubject) -> None:
+        """Its sign: what the prediction shows as v is noise - x0 where the loss is zero."""
+        prediction, draws = self._predicted(adapter, time=0.5)
+        if not isinstance(prediction, ShowsVelocity):
+            pytest.skip("the prediction shows no velocities, so that their sign cannot be told from outside")
+        shown = prediction.velocities()
+        tokens = len(prediction.token_losses(adapter.latents))
+        adapter.require(
+            shown.dtype == torch.float32 and shown.ndim == 2 and len(shown) == tokens and not shown.requires_grad,
+            "velocities",
+            f"gives {shown.dtype} of shape {tuple(shown.shape)} for {tokens} tokens, or keeps a gradient",
+            "give float32 (T, C) without gradient",
+        )
+        right = self._perfect(adapter, prediction)
+        meant = [noise - clean for noise, clean in zip(draws.noise, right, strict=True)]
+        # Tokens are patches of latents in an order that only the adapter knows: the same numbers, in any order.
+        wanted = torch.cat([one.flatten() for one in meant]).sort().values
+        found = shown.flatten().sort().values
+        if found.shape == wanted.shape and _near(found, wanted):
+            return
+        turned = found.shape == wanted.shape and _near(found, (-wanted).sort().values)
+        adapter.breach(
+            "token_losses",
+            "the loss is zero where x0 - noise is the velocity: its sign is wrong"
+            if turned
+            else "the loss is zero at latents that the shown velocities do not lead to",
+            f"{TARGET}; v = noise - x0 points from the image to the noise",
+        )
+
+    def test_at_timestep_one_the_image_is_gone_and_at_zero_the_noise(self, adapter: AdapterSubject) -> None:
+        """The direction of time."""
+        self._applies(adapter)
+        for time, away in ((1.0, "latents"), (0.0, "noise")):
+            seen = {what: self._seen(adapter, time, what) for what in ("latents", "noise")}
+            kept = "noise" if away == "latents" else "latents"
+            adapter.require(
+                seen[away] <= SHARE * seen[kept],
+                "predict",
+                f"at timestep {time:g} the prediction depends on the {away}",
+                TIME,
+            )
+            adapter.require(
+                seen[kept] > 0,
+                "predict",
+                f"at timestep {time:g} the prediction does not depend on the {kept}",
+                f"{TIME}. If the weights are random: layers that begin at zero hide it, so give the suite weights of "
+                "which none is zero",
+            )
+
+    def test_the_noise_belongs_to_the_target(self, adapter: AdapterSubject) -> None:
+        """At timestep 0 the velocity is the same for any noise, and what it is right about moves with the noise."""
+        self._applies(adapter)
+        latents = adapter.latents
+        found = []
+        for seed in (0, 1):
+            draws = adapter.draws(latents, seed, time=0.0)
+            with torch.no_grad():
+                prediction = adapter.model.predict(_prompts(adapter), latents, draws)
+            found.append((draws.noise, self._perfect(adapter, prediction)))
+        (noise, right), (other_noise, other_right) = found
+        for a, b, x, y in zip(noise, other_noise, right, other_right, strict=True):
+            adapter.require(
+                _near(a - b, x - y),
+                "token_losses",
+                "the latents that a prediction is right about do not move with its noise",
+                TARGET,
+            )
+
+    def _applies(self, adapter: AdapterSubject) -> None:
+        adapter.needs(Capability.TRAIN)
+        if not self.flow:
+            pytest.skip("the suite says that this is no flow model (flow = False)")
+
+    def _predicted(self, adapter: AdapterSubject, time: float) -> tuple[Prediction, Draws]:
+        self._applies(adapter)
+        draws = adapter.draws(adapter.latents, time=time)
+        with torch.no_grad():
+            return adapter.model.predict(_prompts(adapter), adapter.latents, draws), draws
+
+    def _perfect(self, adapter: AdapterSubject, prediction: Prediction) -> list[Tensor]:
+        try:
+            return perfect(prediction, adapter.latents)
+        except RuntimeError as error:
+            adapter.breach(
+                "token_losses",
+                f"has no gradient by the latents that it is given: {error}",
+                "compute it with torch, from the latents as they are. Models that are no flow say flow = False",
+            )
+
+    def _seen(self, adapter: AdapterSubject, time: float, what: str) -> float:
+        """How far a prediction at a timestep moves with its latents, or with its noise."""
+        latents, prompts = adapter.latents, _prompts(adapter)
+        draws = adapter.draws(latents, time=time)
+        others = latents[::-1] if what == "latents" else latents
+        other_draws = dataclasses.replace(draws, noise=adapter.draws(latents, 1).noise) if what == "noise" else draws
+        with torch.no_grad():
+            one = adapter.model.predict(prompts, latents, draws)
+            other = adapter.model.predict(prompts, others, other_draws)
+            return float(one.token_distance(other).mean())
+
+
+def _check_losses(adapter: AdapterSubject, latents: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> None:
+    grids = [adapter.model.token_grid(*size) for size in sizes]
+    for size, grid in zip(sizes, grids, strict=True):
+        adapter.require(
+            len(grid) == 2 and all(isinstance(side, int) and side > 0 for side in grid),
+            "token_grid",
+            f"gives {grid!r} for images of {size}",
+            "return (h, w), whole positive numbers of rows and columns",
+        )
+    tokens = sum(height * width for height, width in grids)
+    prompts = [adapter.prompts[i % len(adapter.prompts)] for i in range(len(latents))]
+    with torch.no_grad():
+        losses = adapter.model.predict(prompts, latents, adapter.draws(latents)).token_losses(latents)
+    adapter.require(
+        losses.shape == (tokens,) and losses.dtype == torch.float32,
+        "token_losses",
+        f"gives {losses.dtype} of shape {tuple(losses.shape)} for images whose token_grid is {grids}: {tokens} tokens",
+        "give one float32 a token of all images, flat, one image after the other",
+    )
+    adapter.require(
+        bool(torch.isfinite(losses).all()) and float(losses.min()) >= 0,
+        "token_losses",
+        f"gives losses between {float(losses.min()):.3g} and {float(losses.max()):.3g}",
+        "losses are finite and not negative",
+    )
+
+
+def _prompts(adapter: AdapterSubject) -> list[Prompt]:
+    return list(adapter.prompts[:2])
+
+
+def _near(one: Tensor, other: Tensor) -> bool:
+    return bool(torch.allclose(one, other, rtol=NEAR, atol=NEAR))

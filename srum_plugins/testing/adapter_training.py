@@ -1,0 +1,390 @@
+"""Checks of a short training: what moves, what stays, and what of it comes back from disk."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from srum_plugins.contracts import Capability, Draws, ModelAdapter, Prediction, TrainBatch
+from srum_plugins.errors import SrumError
+from srum_plugins.records import Prompt
+from srum_plugins.testing.adapter_suite import CHOICES, AdapterSubject, AdapterSuite
+from srum_plugins.training.dataset import part
+
+STEPS = 3
+RATE = 1e-2
+SAME = 1e-6
+"""By how much a loss may differ after saving and loading, relative to 1 and to itself."""
+SHARES = 1e-4
+"""By how much gradients of the parts of a step may differ from those of the whole, as a share of the largest."""
+UNDERSTOOD = 1e-6
+"""By how much a log-probability may move while the understanding half rests."""
+PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK")
+"""How pickles begin, and the zip files in which torch.save keeps them."""
+FREEZE = (
+    "freeze the whole model with requires_grad_(False), then let only the parameters that start_training returns "
+    "require a gradient"
+)
+
+
+@dataclass(frozen=True)
+class Course:
+    """What was seen in a training of STEPS steps on two images. ``before`` and ``after`` are the losses (T,) of the
+    model, ``base_before`` and ``base_after`` those of its base, on the same draws. ``reached`` are the parameters that
+    got a gradient, ``astray`` those that require one and were not returned. ``whole`` are the gradients of a step, and
+    ``shares`` the sums of those of its images one by one. ``saved`` is the folder that it was written to."""
+
+    names: tuple[str, ...]
+    fixed: tuple[str, ...]
+    reached: frozenset[str]
+    astray: tuple[str, ...]
+    digests: tuple[str, str]
+    understood: tuple[Sequence[Sequence[float]], Sequence[Sequence[float]]]
+    differentiable: bool
+    before: Tensor
+    after: Tensor
+    base_differentiable: bool
+    base_before: Tensor
+    base_after: Tensor
+    whole: Mapping[str, Tensor]
+    shares: Mapping[str, Tensor]
+    saved: Path
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Two images with their prompts and draws, as one step of a training sees them."""
+
+    prompts: tuple[Prompt, ...]
+    latents: tuple[Tensor, ...]
+    draws: Draws
+
+    def predicted(self, model: ModelAdapter, *, base: bool = False) -> Prediction:
+        """What a model, or its base, predicts of them."""
+        return model.predict(self.prompts, self.latents, self.draws, base=base)
+
+    def losses(self, model: ModelAdapter, *, base: bool = False) -> Tensor:
+        """Their losses (T,), without gradient."""
+        with torch.no_grad():
+            return self.predicted(model, base=base).token_losses(self.latents)
+
+
+def lesson(adapter: AdapterSubject) -> Lesson:
+    """The second image without its prompt, so that what stands in for one is reached too."""
+    draws = adapter.draws(adapter.latents)
+    drop = torch.arange(2, device=draws.drop.device) == 1
+    return Lesson(tuple(adapter.prompts[:2]), tuple(adapter.latents), dataclasses.replace(draws, drop=drop))
+
+
+def _gradients(
+    model: ModelAdapter,
+    parameters: Mapping[str, nn.Parameter],
+    given: Lesson,
+    cuts: Sequence[Sequence[int]],
+    tokens: int,
+) -> dict[str, Tensor]:
+    """The gradients of a step of so many tokens, whose images are seen in these parts."""
+    for parameter in parameters.values():
+        parameter.grad = None
+    for places in cuts:
+        seen = Lesson(
+            tuple(given.prompts[i] for i in places), tuple(given.latents[i] for i in places), part(given.draws, places)
+        )
+        batch = TrainBatch(seen.prompts, (seen.latents,), (), (), step_tokens=tokens)
+        batch.mean_of_tokens(seen.predicted(model).token_losses(seen.latents)).backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
+    return {name: one.grad.detach().clone() for name, one in parameters.items() if one.grad is not None}
+
+
+def seen_parameters(model: ModelAdapter) -> dict[str, nn.Parameter]:
+    """The parameters of all networks that an adapter's attributes are, or hold one step further in, by name."""
+    found: dict[str, nn.Parameter] = {}
+    for name, value in vars(model).items():
+        inner = {} if isinstance(value, nn.Module) else getattr(value, "__dict__", {})
+        for path, one in ((name, value), *((f"{name}.{key}", held) for key, held in inner.items())):
+            if isinstance(one, nn.Module):
+                found |= {f"{path}.{own}": parameter for own, parameter in one.named_parameters()}
+    return found
+
+
+class TrainingChecks(AdapterSuite):
+    """``start_training``, ``predict``, ``understanding_digest``, ``shard``, ``save`` and ``load_trained``."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def course(cls, adapter: AdapterSubject, tmp_path_factory: pytest.TempPathFactory) -> Course:
+        """A training from start to end on a fresh model, which is then saved."""
+        adapter.needs(Capability.TRAIN)
+        model, given = adapter.fresh(), lesson(adapter)
+        understood, digest = [_understood(adapter, model)], model.understanding_digest()
+        parameters = model.start_training(adapter.training, base=True)
+        if not parameters:
+            adapter.breach("start_training", "returns no parameters", "return those that training moves, by name")
+        first, base = given.predicted(model), given.predicted(model, base=True)
+        losses, base_losses = first.token_losses(given.latents), base.token_losses(given.latents)
+        tokens = len(losses)
+        images = list(range(len(given.latents)))
+        whole = _gradients(model, parameters, given, [images], tokens) if losses.requires_grad else {}
+        shares = _gradients(model, parameters, given, [[i] for i in images], tokens) if losses.requires_grad else {}
+        optimizer = torch.optim.AdamW(parameters.values(), lr=RATE, weight_decay=0.0)
+        for _ in range(STEPS if losses.requires_grad else 0):
+            _gradients(model, parameters, given, [images], tokens)
+            optimizer.step()
+        optimizer.zero_grad()
+        returned = {id(one) for one in parameters.values()}
+        seen = seen_parameters(model)
+        understood.append(_understood(adapter, model))
+        course = Course(
+            names=tuple(parameters),
+            fixed=tuple(name for name, one in parameters.items() if not one.requires_grad),
+            reached=frozenset(whole),
+            astray=tuple(name for name, one in seen.items() if one.requires_grad and id(one) not in returned),
+            digests=(digest, model.understanding_digest()),
+            understood=(understood[0], understood[1]),
+            differentiable=losses.requires_grad,
+            before=losses.detach(),
+            after=given.losses(model),
+            base_differentiable=base_losses.requires_grad,
+            base_before=base_losses.detach(),
+            base_after=given.losses(model, base=True),
+            whole=whole,
+            shares=shares,
+            saved=tmp_path_factory.mktemp("saved"),
+        )
+        model.save(course.saved)
+        return course
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def loaded(cls, adapter: AdapterSubject, course: Course) -> ModelAdapter:
+        """A fresh model that was given what the training saved."""
+        model = adapter.fresh()
+        model.load_trained(course.saved)
+        return model
+
+    def test_training_moves_what_it_returns_and_nothing_else_requires_a_gradient(
+        self, adapter: AdapterSubject, course: Course
+    ) -> None:
+        """As far as the adapter's attributes show."""
+        adapter.require(
+            course.differentiable,
+            "predict",
+            "after start_training the losses have no gradient",
+            "let the parameters that start_training returns require one, and detach nothing on the way",
+        )
+        adapter.require(
+            not course.fixed, "start_training", f"returns {_some(course.fixed)}, which require no gradient", FREEZE
+        )
+        lost = [name for name in course.names if name not in course.reached]
+        adapter.require(
+            not lost,
+            "start_training",
+            f"returns {_some(lost)}, which no gradient of the loss reaches",
+            "return what the loss depends on; optimizers that decay weights move the others all the same",
+        )
+        adapter.require(
+            not course.astray,
+            "start_training",
+            f"leaves {_some(course.astray)} with a gradient, and does not return them",
+            FREEZE,
+        )
+
+    def test_names_come_in_the_same_order_on_a_fresh_model(self, adapter: AdapterSubject, course: Course) -> None:
+        """Checkpoints and processes rely on it."""
+        names = tuple(adapter.fresh().start_training(adapter.training, base=False))
+        adapter.require(
+            names == course.names,
+            "start_training",
+            f"returns {len(course.names)} parameters, {_some(course.names)}, and on a fresh model {len(names)}, "
+            f"{_some(names)}",
+            "return them in a fixed order, whatever base is",
+        )
+
+    def test_training_changes_predictions_and_leaves_the_base(self, adapter: AdapterSubject, course: Course) -> None:
+        """``predict`` and ``predict(base=True)``."""
+        adapter.require(
+            not torch.equal(course.before, course.after),
+            "predict",
+            f"predictions are the same after {STEPS} steps of a rate of {RATE}",
+            "predict with the parameters that start_training returns, not with copies",
+        )
+        adapter.require(
+            not course.base_differentiable, "predict", "base=True has a gradient", "predict the base in torch.no_grad()"
+        )
+        adapter.require(
+            _near(course.base_before, course.before),
+            "predict",
+            "base=True differs from the model before the first step",
+            "the base is the weights that start_training found",
+        )
+        adapter.require(
+            _near(course.base_before, course.base_after),
+            "predict",
+            "base=True moves with the training",
+            "keep a copy of what moves in start_training(base=True): srum_plugins.base_weights.BaseWeights",
+        )
+
+    def test_the_understanding_half_rests(self, adapter: AdapterSubject, course: Course) -> None:
+        """Its digest, and what it says about images."""
+        if not self.frozen:
+            pytest.skip("the suite says that training moves the understanding half (frozen = False)")
+        adapter.require(
+            course.digests[0] == course.digests[1],
+            "start_training",
+            f"understanding_digest is another after {STEPS} steps: weights that understanding reads were trained",
+            FREEZE,
+        )
+        moved = [
+            abs(a - b) for one, other in zip(*course.understood, strict=True) for a, b in zip(one, other, strict=True)
+        ]
+        adapter.require(
+            max(moved, default=0.0) <= UNDERSTOOD,
+            "understanding_digest",
+            f"is the same after {STEPS} steps, and choice_logprobs moved by up to {max(moved, default=0.0):.2g}",
+            "digest every weight that understanding reads, and freeze them",
+        )
+
+    def test_the_parts_of_a_step_add_up_to_it(self, adapter: AdapterSubject, course: Course) -> None:
+        """Gradients of images one by one sum to those of their batch."""
+        for name, whole in course.whole.items():
+            off = float((course.shares[name] - whole).abs().max()) if name in course.shares else float("inf")
+            largest = float(torch.stack([one.abs().max() for one in course.whole.values()]).max())
+            adapter.require(
+                off <= SHARES * largest,
+                "token_losses",
+                f"the gradients of {name!r} from two images one by one do not sum to those of both together",
+                "let no image see another, give no loss that depends on the batch, and no dropout that is not in draws",
+            )
+
+    def test_it_is_shared_out_module_by_module(self, adapter: AdapterSubject) -> None:
+        """``shard`` names each module, and the last holds all that is trained."""
+        adapter.needs(Capability.TRAIN, Capability.SHARD)
+        model, given = adapter.fresh(), lesson(adapter)
+        names = list(model.start_training(adapter.training, base=True))
+        before = given.losses(model)
+        modules: list[nn.Module] = []
+        parameters = model.shard(modules.append)
+        adapter.require(
+            list(parameters) == names, "shard", "returns other parameters than start_training", "return the same, anew"
+        )
+        last = {id(one) for one in modules[-1].parameters()} if modules else set()
+        adapter.require(
+            all(id(one) in last for one in parameters.values()),
+            "shard",
+            "the last module that it applies to does not hold all that is trained",
+            "call apply on inner modules first, and last on the one that holds them all",
+        )
+        adapter.require(
+            _near(before, given.losses(model)), "shard", "changes predictions", "share out weights, and no more"
+        )
+
+    def test_weights_are_saved_as_safetensors(self, adapter: AdapterSubject, course: Course) -> None:
+        """And nothing is pickled: loading a pickle runs whatever code is in it."""
+        files = _files(course.saved)
+        adapter.require(
+            any(file.suffix == ".safetensors" for file in files),
+            "save",
+            f"writes {_some([file.name for file in files])}, and no safetensors file",
+            "write weights with srum_plugins.weights.save_weights",
+        )
+        pickles = [file.name for file in files if file.read_bytes().startswith(PICKLES)]
+        adapter.require(
+            not pickles,
+            "save",
+            f"writes {_some(pickles)}, a pickle",
+            "write weights with srum_plugins.weights.save_weights",
+        )
+
+    def test_a_fresh_model_predicts_the_same_after_loading(
+        self, adapter: AdapterSubject, course: Course, loaded: ModelAdapter
+    ) -> None:
+        """What was trained comes back."""
+        given = lesson(adapter)
+        after = given.losses(loaded)
+        off = float((after - course.after).abs().max())
+        adapter.require(
+            _near(after, course.after),
+            "load_trained",
+            f"a fresh model that loads what save wrote has losses that are off by up to {off:.2g}",
+            "save every parameter that start_training returned, in its own dtype, and load it where predict reads it",
+        )
+
+    @pytest.mark.parametrize("damage", ["truncated", "missing", "of another model"])
+    def test_damaged_weights_are_refused(
+        self, adapter: AdapterSubject, course: Course, loaded: ModelAdapter, tmp_path: Path, damage: str
+    ) -> None:
+        """By a :class:`srum_plugins.errors.SrumError`, and the model stays as it was."""
+        for file in _files(course.saved):
+            target = tmp_path / file.relative_to(course.saved)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if file.suffix != ".safetensors":
+                target.write_bytes(file.read_bytes())
+            else:
+                _DAMAGES[damage](file, target)
+        given = lesson(adapter)
+        before = given.losses(loaded)
+        try:
+            loaded.load_trained(tmp_path)
+        except SrumError:
+            pass
+        except Exception as error:
+            adapter.breach(
+                "load_trained",
+                f"raises {type(error).__name__} for weights that are {damage}: {error}",
+                "raise a CheckpointError that names the file; srum_plugins.weights.load_weights does",
+            )
+        else:
+            adapter.breach(
+                "load_trained",
+                f"takes weights that are {damage}",
+                "load strictly, with srum_plugins.weights.load_weights",
+            )
+        adapter.require(
+            _near(before, given.losses(loaded)),
+            "load_trained",
+            f"refuses weights that are {damage}, and has changed the model all the same",
+            "look at all names and shapes before the first weight is loaded; srum_plugins.weights.load_weights does",
+        )
+
+
+def _truncated(file: Path, target: Path) -> None:
+    target.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def _missing(file: Path, target: Path) -> None:
+    pass
+
+
+def _of_another_model(file: Path, target: Path) -> None:
+    save_file({"stranger.weight": torch.zeros(3)}, target)
+
+
+_DAMAGES: dict[str, Callable[[Path, Path], None]] = {
+    "truncated": _truncated,
+    "missing": _missing,
+    "of another model": _of_another_model,
+}
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.rglob("*") if file.is_file())
+
+
+def _understood(adapter: AdapterSubject, model: ModelAdapter) -> Sequence[Sequence[float]]:
+    """What a model says about images; nothing if it can choose nothing."""
+    return model.choice_logprobs(adapter.asked(CHOICES)) if adapter.can(Capability.CHOICE) else ()
+
+
+def _near(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and bool(torch.allclose(one, other, rtol=SAME, atol=SAME))
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first names of a list, for a message."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
