@@ -22,14 +22,14 @@ class TestToy(AdapterConformance):
 
 class TestShapes(AdapterConformance):
     name = "shapes"
-    sampling = {"points": 3}  # noqa: RUF012 - see Conformance
+    sampling = {"points": 3}
     parts = 4
 
 
 class TestBagel(AdapterConformance):
     name = "bagel"
-    sampling = {"points": 3}  # noqa: RUF012
-    thinking = {"think": True, "think_tokens": 4}  # noqa: RUF012
+    sampling = {"points": 3}
+    thinking = {"think": True, "think_tokens": 4}
     sizes = ((32, 64),)
 
     @classmethod
@@ -40,7 +40,7 @@ class TestBagel(AdapterConformance):
 
 class TestBlip3o(AdapterConformance):
     name = "blip3o"
-    sampling = {"prior_steps": 2, "steps": 2}  # noqa: RUF012
+    sampling = {"prior_steps": 2, "steps": 2}
     parts = 4
 
     @classmethod
