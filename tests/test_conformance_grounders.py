@@ -68,7 +68,7 @@ class TestFile(GrounderConformance):
 class TestSam(GrounderConformance):
     name = "sam"
     options = {"masks": True}
-    examples = 3  # a quarter of a second for an image
+    examples = 2  # a quarter of a second for an image
 
     @classmethod
     def host(cls) -> PluginHost:

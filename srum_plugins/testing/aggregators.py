@@ -115,7 +115,7 @@ class AggregatorConformance(Conformance):
 
         def check(items: list[Judged]) -> None:
             before = deepcopy(items)
-            self.aggregated(subject, aggregator, items)
+            subject.call("aggregate", aggregator.aggregate, items, 0)
             subject.require(items == before, "aggregate", "changed the items that it was given", "work on a copy")
 
         self.for_all(runs(), check)

@@ -20,12 +20,12 @@ SHAPES = ((4, 4, 16), (4, 2, 16), (6, 1, 8))
 
 @st.composite
 def cuts(draw: st.DrawFn) -> tuple[list[int], list[int], bool]:
-    """Lengths of the queries and keys of one to four segments, and whether they are causal: a causal segment has as
-    many keys as queries or more."""
+    """Lengths of the queries and keys of two to five segments, and whether they are causal: a causal segment has as
+    many keys as queries or more. The last is always alike: with one key in all, queries would have no gradient."""
     causal = draw(st.booleans())
     queries = draw(st.lists(st.integers(1, 9), min_size=1, max_size=4))
     keys = [draw(st.integers(count if causal else 1, count + 12)) for count in queries]
-    return queries, keys, causal
+    return [*queries, 3], [*keys, 5], causal
 
 
 class AttentionConformance(Conformance):
@@ -71,12 +71,12 @@ class AttentionConformance(Conformance):
 
     def test_segments_of_any_lengths_see_themselves_only(self, subject: Subject, kernel: Attention) -> None:
         """Causal or full, as many as there are."""
-        for heads in self.heads()[:: len(self.dtypes)]:
 
-            def check(cut: tuple[list[int], list[int], bool], heads: Heads = heads) -> None:
+        def check(cut: tuple[list[int], list[int], bool]) -> None:
+            for heads in self.heads()[:: len(self.dtypes)]:
                 self._agrees(subject, heads, refusal(kernel, heads, self.device, {f"segments {cut}": cut}))
 
-            self.for_all(cuts(), check)
+        self.for_all(cuts(), check)
 
     def test_the_output_has_the_queries_shape_and_dtype(self, subject: Subject, kernel: Attention) -> None:
         """And what it is given stays as it is."""

@@ -43,7 +43,7 @@ class BenchmarkConformance(AskingConformance):
     ) -> ModelAdapter | None:
         """What ``score`` is given: a model if the benchmark asks one."""
         silly = next((one for one in NONSENSE if one == nonsense), None)
-        model = cls.model(subject.needs, nonsense=silly, seed=seed)
+        model = cls.model(subject.needed, nonsense=silly, seed=seed)
         return model if benchmark.asks_model else None
 
     @staticmethod
@@ -181,7 +181,7 @@ class BenchmarkConformance(AskingConformance):
 
     def test_understanding_is_a_share_of_right_answers(self, subject: Subject, benchmark: Benchmark) -> None:
         """In [0, 1] by kind, with as many questions at every call; asked of a model that can do what is needed."""
-        model = ScriptedModel(self.talk, can=subject.needs)
+        model = ScriptedModel(self.talk, can=subject.needed)
         report = subject.call("understanding", benchmark.understanding, model)
         if report is None:
             return

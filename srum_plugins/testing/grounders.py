@@ -34,7 +34,7 @@ class GrounderConformance(AskingConformance):
     @classmethod
     def ground(cls, subject: Subject, grounder: Grounder, items: Sequence[Located]) -> list[Grounding]:
         """The groundings of some items, of which there is one each, in order."""
-        found = subject.call("ground", grounder.ground, items, cls.model(subject.needs))
+        found = subject.call("ground", grounder.ground, items, cls.model(subject.needed))
         same_length(subject, "ground", "groundings", items, found)
         for item, one in zip(items, found, strict=True):
             subject.require(
@@ -100,7 +100,7 @@ class GrounderConformance(AskingConformance):
 
     def test_a_model_that_cannot_do_what_is_needed_is_refused(self, subject: Subject, grounder: Grounder) -> None:
         """By an error in words; the gate tells it before a run."""
-        if not subject.needs:
+        if not subject.needed:
             pytest.skip("asks no model")
         item = Located(
             Prompt("p0", "a red circle", phrases=("red circle",)),

@@ -77,7 +77,7 @@ class JudgeConformance(AskingConformance):
         def check(pairs: list[Pair]) -> None:
             bare = [(item, Grounding(item.candidate.id, ())) for item, _ in pairs]
             for each in (pairs, bare):
-                for one in self.judged(subject, judge, each, self.model(subject.needs)):
+                for one in self.judged(subject, judge, each, self.model(subject.needed)):
                     subject.keeps("judge", one)
 
         self.for_all(pair_lists(), check)
@@ -89,7 +89,7 @@ class JudgeConformance(AskingConformance):
         second: Judge = subject.make(Judge)
 
         def check(pairs: list[Pair]) -> None:
-            model = self.model(subject.needs)
+            model = self.model(subject.needed)
             first = self.judged(subject, judge, pairs, model)
             for what, who in (("a second call", judge), ("a second object", second)):
                 subject.require(
@@ -112,7 +112,7 @@ class JudgeConformance(AskingConformance):
 
         def check(pairs: list[Pair]) -> None:
             before = [item.image.tobytes() for item, _ in pairs]
-            self.judged(subject, judge, pairs, self.model(subject.needs))
+            self.judged(subject, judge, pairs, self.model(subject.needed))
             subject.require(
                 [item.image.tobytes() for item, _ in pairs] == before,
                 "judge",
@@ -124,15 +124,15 @@ class JudgeConformance(AskingConformance):
 
     def test_nothing_is_nothing(self, subject: Subject, judge: Judge) -> None:
         """No item, no judgement."""
-        self.judged(subject, judge, [], self.model(subject.needs))
+        self.judged(subject, judge, [], self.model(subject.needed))
 
     @pytest.mark.parametrize("nonsense", NONSENSE)
     def test_nonsense_is_a_failure_and_never_a_number(self, subject: Subject, nonsense: str) -> None:
         """Whatever score comes of the model when it talks sense is a Failure when it does not."""
-        if not (subject.needs or self.asks):
+        if not (subject.needed or self.asks):
             pytest.skip("asks no model")
         pairs = _pairs()
-        sense = [self._said(subject, pairs, self.model(subject.needs, seed=seed)) for seed in range(3)]
+        sense = [self._said(subject, pairs, self.model(subject.needed, seed=seed)) for seed in range(3)]
         for which, what in enumerate(("alpha", "local score")):
             known = [[score for score in each[which] if isinstance(score, Score)] for each in sense]
             subject.require(
@@ -144,7 +144,7 @@ class JudgeConformance(AskingConformance):
             if len({score.value for each in known for score in each}) == 1:
                 continue  # a number that the model has no part in, such as 0 of a judge without local scores
             silly = next(one for one in NONSENSE if one == nonsense)
-            found = self._said(subject, pairs, self.model(subject.needs, nonsense=silly))[which]
+            found = self._said(subject, pairs, self.model(subject.needed, nonsense=silly))[which]
             numbers = sorted({score.value for score in found if isinstance(score, Score)})
             subject.require(
                 not numbers,
@@ -155,7 +155,7 @@ class JudgeConformance(AskingConformance):
 
     def test_a_model_that_cannot_do_what_is_needed_is_refused(self, subject: Subject) -> None:
         """By an error in words; the gate tells it before a run."""
-        if not subject.needs:
+        if not subject.needed:
             pytest.skip("asks no model")
         items, regions = zip(*_pairs(), strict=True)
         subject.refused("judge", subject.make(Judge).judge, items, regions, ScriptedModel(can=frozenset()))

@@ -201,7 +201,7 @@ class MonitorConformance(AskingConformance):
 
     @classmethod
     def _model(cls, subject: Subject) -> ScriptedModel:
-        return ScriptedModel(cls.talk, can=subject.needs)
+        return ScriptedModel(cls.talk, can=subject.needed)
 
     @classmethod
     def _read(

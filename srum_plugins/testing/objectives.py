@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from srum_plugins.contracts import Draws, Example, Judged, Objective, Reward, TrainBatch
-from srum_plugins.errors import ContractError, RewardError
+from srum_plugins.errors import RewardError
 from srum_plugins.providers import Kind
 from srum_plugins.records import Candidate, Grounding, Judgement, Prompt, Score
 from srum_plugins.testing.linear_flow import LinearFlow
@@ -78,11 +78,11 @@ class ObjectiveConformance(Conformance):
 
         def check(run: Run) -> None:
             before = deepcopy((run.items, run.rewards))
-            found = subject.call("examples", objective.examples, run.items, run.rewards)
+            found = self._chosen(subject, objective, run)
             _check_examples(subject, run, found)
             for what, who in (("a second call", objective), ("a second object", second)):
                 subject.require(
-                    subject.call("examples", who.examples, run.items, run.rewards) == found,
+                    self._chosen(subject, who, run) == found,
                     "examples",
                     f"gave other examples in {what} for the same rewards",
                     "choose by the rewards alone, in the order of the items",
@@ -113,7 +113,7 @@ class ObjectiveConformance(Conformance):
 
         def check(run: Run) -> None:
             model = _model(objective)
-            batch, draws = _step(model, objective.examples(run.items, run.rewards), run.seed)
+            batch, draws = _step(model, self._chosen(subject, objective, run), run.seed)
             kept = deepcopy((batch.latents, batch.weights, draws.noise, draws.timestep))
             loss, metrics = self._loss(subject, objective, model, batch, draws)
             subject.require(
@@ -144,7 +144,7 @@ class ObjectiveConformance(Conformance):
 
         def check(run: Run) -> None:
             model = _model(objective)
-            examples = objective.examples(run.items, run.rewards)
+            examples = self._chosen(subject, objective, run)
             batch, draws = _step(model, examples, run.seed)
             loss, metrics = self._loss(subject, objective, model, batch, draws)
             whole = [loss.detach(), *metrics.values(), *_gradients(loss, model)]
@@ -180,7 +180,7 @@ class ObjectiveConformance(Conformance):
 
         def check(run: Run) -> None:
             model = _model(objective)
-            batch, draws = _step(model, objective.examples(run.items, run.rewards), run.seed)
+            batch, draws = _step(model, self._chosen(subject, objective, run), run.seed)
             self._loss(subject, objective, model, batch, draws)
             subject.require(
                 model.base_calls == 0,
@@ -198,7 +198,7 @@ class ObjectiveConformance(Conformance):
 
         def check(run: Run) -> None:
             model = _model(objective)
-            batch, draws = _step(model, objective.examples(run.items, run.rewards), run.seed)
+            batch, draws = _step(model, self._chosen(subject, objective, run), run.seed)
 
             def slopes(factor: float) -> list[Tensor]:
                 scaled = replace(batch, weights=tuple(factor * one for one in batch.weights))
@@ -215,14 +215,16 @@ class ObjectiveConformance(Conformance):
         self.for_all(runs(), check)
 
     @staticmethod
+    def _chosen(subject: Subject, objective: Objective, run: Run) -> list[Example]:
+        """The examples of a run."""
+        return subject.call("examples", objective.examples, run.items, run.rewards)
+
+    @staticmethod
     def _loss(
         subject: Subject, objective: Objective, model: LinearFlow, batch: TrainBatch, draws: Draws
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss and the metrics, each of their form."""
-        try:
-            loss, metrics = objective.loss(model, batch, draws)
-        except ContractError as error:
-            subject.breach("loss", str(error), "ask the model as its contract says")
+        loss, metrics = subject.call("loss", objective.loss, model, batch, draws)
         subject.require(
             isinstance(loss, Tensor) and loss.shape == () and loss.dtype == torch.float32 and bool(loss.isfinite()),
             "loss",

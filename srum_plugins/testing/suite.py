@@ -55,7 +55,7 @@ class Subject:
             self.breach(method, wrong, mend)
 
     @property
-    def needs(self) -> frozenset[Capability]:
+    def needed(self) -> frozenset[Capability]:
         """What the provider asks of a model, with these options."""
         return frozenset(self.registered.provider.needs(self.options))
 
@@ -64,7 +64,7 @@ class Subject:
         try:
             return function(*arguments, **settings)
         except CapabilityError as error:
-            needs = ", ".join(sorted(self.needs)) or "none"
+            needs = ", ".join(sorted(self.needed)) or "none"
             self.breach(
                 method,
                 f"asked the model for more than its needs, which are {needs}: {error}",
