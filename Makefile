@@ -1,6 +1,7 @@
 # make demo       the whole SRUM loop on the shipped model, in runs/demo
 # make test       linters, types and fast tests
 # make test-slow  the tests that take more than a few seconds
+# make test-wheel the wheel with each extra alone, installed by pip into environments of their own; takes long
 # make lint       linters and types only
 # make clean      caches and build products; runs/ and .venv/ stay
 #
@@ -10,7 +11,7 @@ PYTHON ?= $(or $(shell command -v python3.11),python3)
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow test-wheel lint clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -23,7 +24,10 @@ test: lint
 test-slow: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps --upgrade \
 		--target .venv/gpu torchao
-	OMP_NUM_THREADS=1 PYTHONPATH=.venv/gpu $(BIN)/pytest -n 2 -m slow
+	OMP_NUM_THREADS=1 PYTHONPATH=.venv/gpu $(BIN)/pytest -n 2 -m "slow and not pip"
+
+test-wheel: $(STAMP)
+	$(BIN)/pytest -m pip tests/test_wheel.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

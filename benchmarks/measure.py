@@ -31,9 +31,9 @@ from srum_plugins.contracts import (
     TrainBatch,
     Weightless,
 )
-from srum_plugins.doctor_command import show
 from srum_plugins.host import PluginHost
 from srum_plugins.memory.estimate import estimate
+from srum_plugins.memory.show import show
 from srum_plugins.memory.workload import Asking, Drawing, Learning, Workload
 from srum_plugins.providers import Kind
 from srum_plugins.records import Prompt

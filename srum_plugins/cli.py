@@ -26,18 +26,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     return exit_status(lambda: args.handler(args))
 
 
-def exit_status(command: Callable[[], None]) -> int:
-    """Run a command: 0, or 2 for an error that the user can mend, or 130 if interrupted, each told in plain words on
-    standard error."""
+def exit_status(command: Callable[[], int | None]) -> int:
+    """Run a command: 0 or what it returns, or 2 for an error that the user can mend, or 130 if interrupted, each told
+    in plain words on standard error."""
     try:
-        command()
+        return command() or 0
     except SrumError as error:
         _complain(str(error))
         return 2
     except KeyboardInterrupt:
         _complain("interrupted")
         return 130
-    return 0
 
 
 def build_parser() -> argparse.ArgumentParser:

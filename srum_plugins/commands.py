@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+
+from srum_plugins.config_arguments import add_config, add_overrides, opened
 
 STAGES = {
     "generate": "generate candidate images for every prompt",
@@ -38,16 +39,14 @@ def _add(
     subparsers: argparse._SubParsersAction[argparse.ArgumentParser], name: str, summary: str
 ) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}. {OVERRIDES}")
-    parser.add_argument("config", metavar="CONFIG", type=Path, help="a YAML file, such as configs/demo.yaml")
-    parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="settings that replace those of the file")
+    add_config(parser)
+    add_overrides(parser)
     return parser
 
 
 def _run(args: argparse.Namespace) -> None:
     from rich.console import Console
 
-    from srum_plugins.config import load
-    from srum_plugins.host import PluginHost
     from srum_plugins.report import table
 
     console = Console()
@@ -55,8 +54,7 @@ def _run(args: argparse.Namespace) -> None:
     def say(message: str) -> None:
         console.print(message, markup=False, highlight=False, soft_wrap=True)
 
-    host = PluginHost.load()
-    config = load(args.config, args.overrides, host)
+    config, host = opened(args)
     from srum_plugins.stages.pipeline import run  # here, because torch takes seconds: mistakes are told before
     from srum_plugins.world import join
 
@@ -76,8 +74,5 @@ def _run(args: argparse.Namespace) -> None:
 def _config(args: argparse.Namespace) -> None:
     from omegaconf import OmegaConf
 
-    from srum_plugins.config import load
-    from srum_plugins.host import PluginHost
-
-    config = load(args.config, args.overrides, PluginHost.load())
+    config, _ = opened(args)
     print(OmegaConf.to_yaml(OmegaConf.create(config.resolved())), end="")

@@ -159,6 +159,17 @@ class TrackingSection:
 
 
 @dataclass(frozen=True)
+class PluginsSection:
+    """``plugins``: ``block`` names plugins, by entry point or distribution, that are not even imported."""
+
+    block: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if odd := [one for one in self.block if not isinstance(one, str)]:
+            raise ValueError(f"block lists names of plugins, got {odd[0]!r}")
+
+
+@dataclass(frozen=True)
 class Choice:
     """A filled provider slot: which provider, with which options (an instance of its own dataclass). If it is an
     ensemble, ``members`` are its judges by label. ``parts`` are the providers that its own options name."""
@@ -199,6 +210,7 @@ class RunConfig:
     train: TrainSection
     evaluate: EvaluateSection
     tracking: TrackingSection
+    plugins: PluginsSection
     sampling: Mapping[str, Any] = field(default_factory=dict)
     training: Any = field(default_factory=NoOptions)
     monitors: Mapping[str, Choice] = field(default_factory=dict)
@@ -250,6 +262,7 @@ SECTIONS: dict[str, type] = {
     "train": TrainSection,
     "evaluate": EvaluateSection,
     "tracking": TrackingSection,
+    "plugins": PluginsSection,
 }
 SAMPLED = ("generate", "evaluate")  # sections with a `sampling` block
 SLOTS = {kind.value: kind for kind in Kind if kind is not Kind.MONITOR}
@@ -261,16 +274,14 @@ WATCHING = ("reward-hacking", "latents", "grounding")
 def load(path: Path | None, overrides: Sequence[str], host: PluginHost) -> RunConfig:
     """Read a YAML file (None: start from defaults), apply ``key=value`` overrides, validate everything.
 
-    Nothing heavy is imported and no weight is read.
+    Nothing heavy is imported and no weight is read. ``host`` must have been loaded without the plugins that the
+    configuration blocks (:func:`blocked`).
 
     Raises:
         ConfigError: one line that says which key is wrong, why, and what is near it.
         PluginError: a provider is unknown or not usable.
     """
-    data = _read(path) if path is not None else {}
-    _check_keys(data)
-    _override(data, overrides)
-    data = _resolve(data)
+    data = _data(path, overrides)
     attention = _slot(data.pop(Kind.ATTENTION, None), Kind.ATTENTION)
     providers: dict[Kind, Choice] = {
         kind: _choice(kind, data.pop(kind, None), host) for kind in SLOTS.values() if kind is not Kind.ATTENTION
@@ -301,7 +312,31 @@ def load(path: Path | None, overrides: Sequence[str], host: PluginHost) -> RunCo
         providers[Kind.JUDGE] = dataclasses.replace(judge, options=options)
     config = RunConfig(providers=providers, sampling=sampling, training=training, monitors=monitors, **sections)
     _check_values(config)
+    if late := [name for name in config.plugins.block if name not in host.blocked]:
+        raise ConfigError(
+            f"plugins.block: {', '.join(late)} must be blocked before plugins are loaded, which is done by now: it "
+            "stands in the config of a whole experiment, not in one of its arms; in a script "
+            "PluginHost.load(blocked(path, overrides)) does it"
+        )
     return config
+
+
+def blocked(path: Path | None, overrides: Sequence[str]) -> tuple[str, ...]:
+    """The plugins that a configuration blocks, for :meth:`PluginHost.load`: read before any plugin is imported.
+
+    Raises:
+        ConfigError: the file or an override cannot be read.
+    """
+    section = "plugins"
+    return build_options(PluginsSection, _mapping(_data(path, overrides).get(section), section), section).block
+
+
+def _data(path: Path | None, overrides: Sequence[str]) -> dict[str, Any]:
+    """The file with its overrides, interpolations resolved, as plain containers whose top keys are known."""
+    data = _read(path) if path is not None else {}
+    _check_keys(data)
+    _override(data, overrides)
+    return _resolve(data)
 
 
 def _read(path: Path) -> dict[str, Any]:

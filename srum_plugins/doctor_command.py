@@ -1,4 +1,4 @@
-"""``srum doctor --memory``: how much memory a run of a config needs on its device, before anything is loaded."""
+"""``srum doctor``: what is wrong with this machine, or with a run on it, before anything is loaded."""
 
 from __future__ import annotations
 
@@ -6,49 +6,84 @@ import argparse
 import contextlib
 import dataclasses
 import json
+import os
 import sys
+from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from srum_plugins.config_arguments import add_config, add_overrides, opened
 
 if TYPE_CHECKING:  # the command line answers without them
-    from rich.table import Table
-
-    from srum_plugins.memory.workload import Estimate, Workload
-
-GIB = 2**30
-NOT_COUNTED = (
-    "the device's own context and libraries",
-    "what kernels need while they run, such as the workspaces of convolutions and of the compiled 8-bit optimizer step",
-    "gaps between blocks in the allocator's cache",
-    "models of grounders, judges and benchmarks beside the adapter's",
-)
+    from srum_plugins.doctor.finding import Finding
 
 
 def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to the ``srum`` parser."""
     parser = subparsers.add_parser(
         "doctor",
-        help="say before a run what it will need",
-        description="Say before a run what it will need. Nothing is loaded, downloaded or written.",
+        help="check this machine, and a run before it starts",
+        description="Check this machine: Python, packages, plugins, devices, attention kernels, disk, tracking. With "
+        "CONFIG also whether that run can go to its end. Nothing is loaded, downloaded or written. The exit status is "
+        "1 if there is a problem.",
     )
     parser.add_argument(
-        "--memory", action="store_true", required=True, help="memory on the device of run.device, by stage"
+        "--memory", action="store_true", help="instead: the memory of CONFIG on the device of run.device, by stage"
     )
-    parser.add_argument("--json", action="store_true", help="print a JSON object, in bytes")
-    parser.add_argument("config", metavar="CONFIG", type=Path, help="a YAML file, such as configs/demo.yaml")
-    parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="settings that replace those of the file")
+    parser.add_argument("--json", action="store_true", help="print JSON; memory in bytes")
+    add_config(parser, needed=False)
+    add_overrides(parser)
     parser.set_defaults(handler=_doctor)
 
 
-def _doctor(args: argparse.Namespace) -> None:
-    from srum_plugins.config import load
+def _doctor(args: argparse.Namespace) -> int:
+    from srum_plugins.errors import ConfigError
+
+    os.environ["HF_HUB_OFFLINE"] = "1"  # before anything reads it: a plugin that asks for a checkpoint downloads none
+    if args.memory:
+        if args.config is None:
+            raise ConfigError("--memory needs the CONFIG of a run, such as configs/demo.yaml")
+        _memory(args)
+        return 0
+    from srum_plugins.doctor.examine import examine
+    from srum_plugins.progress import console
+
+    with contextlib.redirect_stdout(sys.stderr), console().status("") as status:  # what plugins print spoils no JSON
+        found = list(examine(args.config, args.overrides, lambda what: status.update(f"looking at {what}")))
+    if args.json:
+        print(json.dumps([dataclasses.asdict(one) for one in found], indent=2))
+    else:
+        _print(found)
+    return int(any(one.level == "problem" for one in found))
+
+
+def _print(found: Sequence[Finding]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    colour = {"ok": "green", "warning": "yellow", "problem": "red"}
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("what", "", "how it is"):
+        table.add_column(column, overflow="fold")
+    for one in found:
+        says = Text(one.says)  # Text, because rich would read "[extra]" in a plain string as markup
+        if one.mend:
+            says.append(f"\n→ {one.mend}", "bold" if one.level != "ok" else "dim")
+        table.add_row(Text(one.check), Text(one.level, colour[one.level]), says)
+    console = Console(highlight=False)
+    console.print(table)
+    counts = Counter(one.level for one in found)
+    plural = {level: f"{counts[level]} {level}{'' if counts[level] == 1 else 's'}" for level in ("problem", "warning")}
+    console.print(f"\n{plural['problem']}, {plural['warning']}")
+
+
+def _memory(args: argparse.Namespace) -> None:
     from srum_plugins.errors import ConfigError, ContractError
-    from srum_plugins.host import PluginHost
     from srum_plugins.providers import Kind
 
     with contextlib.redirect_stdout(sys.stderr):  # what a plugin prints must not spoil the JSON
-        config = load(args.config, args.overrides, PluginHost.load())
+        config, _ = opened(args)
         choice = config.providers[Kind.ADAPTER]
         weightless = choice.registered.provider.weightless
         who = f"the adapter {choice.name!r} of {choice.registered.origin}"
@@ -58,6 +93,7 @@ def _doctor(args: argparse.Namespace) -> None:
                 "the function that makes the model without memory (docs/plugins.md)"
             )
         from srum_plugins.memory.estimate import estimate  # here, because torch takes seconds
+        from srum_plugins.memory.show import show
         from srum_plugins.memory.tracker import ValueNeededError
         from srum_plugins.memory.workload import workload
 
@@ -67,74 +103,3 @@ def _doctor(args: argparse.Namespace) -> None:
         except (ValueNeededError, NotImplementedError) as error:
             raise ContractError(f"the memory of {who} cannot be told: its work depends on values: {error}") from error
     show(found, asked, config.run.device, as_json=args.json)
-
-
-def show(found: Estimate, asked: Workload, device: str, *, as_json: bool) -> None:
-    """Print an estimate as tables in GiB, or as JSON in bytes, with what ``device`` has if it is a CUDA device here."""
-    there = _memory(device)
-    if as_json:
-        print(json.dumps({**_plain(found, asked), "device": device, "device_bytes": there}, indent=2))
-        return
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    console.print(_table("held, once training runs", ("GiB",), [(name, (n,)) for name, n in found.held.items()]))
-    rows = [(f"{work.stage}: {work.name}", (work.held, work.activations, work.peak)) for work in found.works]
-    console.print(_table("\nwork", ("held", "activations", "peak"), rows))
-    lines = [f"\nThe peak of the run is {_gib(found.peak)} GiB; {device} " + _has(there)]
-    if found.per_example is not None:
-        lines.append(f"One more example in a training batch adds {_gib(found.per_example)} GiB.")
-    lines.append(f"Assumed: {'; '.join(_assumed(asked))}.")
-    lines.append(f"Not counted: {'; '.join(NOT_COUNTED)}.")
-    for line in lines:
-        console.print(line, markup=False, soft_wrap=True)
-
-
-def _plain(found: Estimate, asked: Workload) -> dict[str, Any]:
-    return {
-        "held": dict(found.held),
-        "works": [{**dataclasses.asdict(work), "peak": work.peak} for work in found.works],
-        "per_example": found.per_example,
-        "peak": found.peak,
-        "assumed": _assumed(asked),
-        "not_counted": list(NOT_COUNTED),
-    }
-
-
-def _assumed(asked: Workload) -> list[str]:
-    return [
-        "full chunks and batches",
-        f"prompts and questions of {asked.words} tokens, {asked.questions} of them about an image",
-        "plans and answers as long as they may be",
-        "attention in one kernel that holds no matrix of scores",
-    ]
-
-
-def _table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, tuple[int, ...]]]) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column(title, overflow="fold")
-    for column in columns:
-        table.add_column(f"{column}" if column == "GiB" else f"{column}, GiB", justify="right", vertical="bottom")
-    for name, sizes in rows:
-        table.add_row(name, *(_gib(size) for size in sizes))
-    return table
-
-
-def _memory(device: str) -> int | None:
-    """Bytes of a CUDA device that is here; None for others."""
-    import torch
-
-    if not (device.startswith("cuda") and torch.cuda.is_available()):
-        return None
-    total: int = torch.cuda.get_device_properties(torch.device(device)).total_memory
-    return total
-
-
-def _has(there: int | None) -> str:
-    return "is no CUDA device of this machine." if there is None else f"has {_gib(there)} GiB."
-
-
-def _gib(size: int) -> str:
-    return f"{size / GIB:.2f}" if size >= GIB / 100 else f"{size / GIB:.4f}"

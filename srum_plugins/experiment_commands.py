@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from srum_plugins.config_arguments import add_config, add_overrides, opened_host
+
 if TYPE_CHECKING:  # the command line answers without them
     from PIL import Image
 
@@ -29,7 +31,7 @@ def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
         help="run several arms of a config, and compare them in one table",
         description=f"Run arms of a config, each a file of a few overrides, and compare them in one table. {SHARING}",
     )
-    _add_config(ablate)
+    add_config(ablate)
     ablate.add_argument("--arms", nargs="+", default=[], metavar="NAME", help="which arms; all of them if left out")
     ablate.add_argument(
         "--control", metavar="NAME", help=f"the arm that others are compared with ({CONTROL}, if it is among them)"
@@ -48,7 +50,7 @@ def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
         f"left of the gain. {SHARING}",
     )
     stress.add_argument("what", choices=["grounding"], help="what is made worse")
-    _add_config(stress)
+    add_config(stress)
     stress.add_argument("--kinds", nargs="+", default=[], metavar="KIND", help="which ways; all of them if left out")
     stress.add_argument(
         "--levels", nargs="+", default=list(LEVELS), metavar="LEVEL", help=f"how much, in (0, 1] ({' '.join(LEVELS)})"
@@ -57,14 +59,10 @@ def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
     stress.set_defaults(handler=_stress)
 
 
-def _add_config(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", metavar="CONFIG", type=Path, help="a YAML file, such as configs/demo.yaml")
-
-
 def _add_shared(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", nargs="+", default=[], metavar="SEED", help="seeds of the whole loop (run.seed)")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="where runs and tables go (<run.directory>-arms)")
-    parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="settings that replace those of the file")
+    add_overrides(parser)
 
 
 def _apart(words: Sequence[str], overrides: list[str]) -> list[str]:
@@ -86,7 +84,6 @@ def _numbers(option: str, words: Sequence[str], kind: Callable[[str], float]) ->
 def _ablate(args: argparse.Namespace) -> None:
     from srum_plugins.ablations.arms import choose, read_arms
     from srum_plugins.errors import ConfigError, did_you_mean
-    from srum_plugins.host import PluginHost
 
     overrides = list(args.overrides)
     names = _apart(args.arms, overrides)
@@ -99,7 +96,7 @@ def _ablate(args: argparse.Namespace) -> None:
     control = args.control or (CONTROL if CONTROL in chosen else None)
     if control is not None and control not in chosen:
         raise ConfigError(f"--control {control} is not among the arms that are run.{did_you_mean(control, chosen)}")
-    host = PluginHost.load()
+    host = opened_host(args.config, overrides)
     from srum_plugins.ablations.experiment import plan  # here, because torch takes seconds: mistakes are told before
 
     _run(plan("ablation", args.config, overrides, arms, seeds, control, host, args.out), host)
@@ -108,14 +105,13 @@ def _ablate(args: argparse.Namespace) -> None:
 def _stress(args: argparse.Namespace) -> None:
     from srum_plugins.ablations.stress import CLEAN, curves, sensitivity_curve, stress_arms
     from srum_plugins.corruption import KINDS
-    from srum_plugins.host import PluginHost
 
     overrides = list(args.overrides)
     kinds = _apart(args.kinds, overrides) or list(KINDS)
     levels = _numbers("--levels", _apart(args.levels, overrides), float)
     seeds = [int(seed) for seed in _numbers("--seeds", _apart(args.seeds, overrides), int)]
     arms = stress_arms(kinds, levels)
-    host = PluginHost.load()
+    host = opened_host(args.config, overrides)
     from srum_plugins.ablations.experiment import plan  # here, because torch takes seconds: mistakes are told before
 
     experiment = plan("stress-grounding", args.config, overrides, arms, seeds, CLEAN, host, args.out)

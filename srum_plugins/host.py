@@ -52,7 +52,8 @@ Status = Literal["ready", "missing-extra", "failed", "blocked"]
 
 @dataclass(frozen=True)
 class Registered:
-    """A provider and where it comes from: its distribution, ``file`` ("path:line" of the hook), and entry point."""
+    """A provider and where it comes from: its distribution, ``file`` ("path:line" of the hook), and entry point.
+    ``warning`` says what of its hook is deprecated, and what takes its place."""
 
     provider: Provider
     kind: Kind
@@ -60,6 +61,7 @@ class Registered:
     version: str
     file: str
     plugin: str
+    warning: str = ""
 
     @property
     def origin(self) -> str:
@@ -78,6 +80,7 @@ class _Row:
     file: str
     status: Status
     cause: str
+    warning: str = ""
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,8 @@ class PluginHost:
     """The plugins of this process. Make one with :meth:`load`; ``hook`` calls the event hooks of all listeners."""
 
     def __init__(self) -> None:
+        self.blocked: frozenset[str] = frozenset()
+        """The names that :meth:`load` was told to block, whether there are such plugins or not."""
         self._manager = pluggy.PluginManager(PROJECT)
         self._manager.add_hookspecs(Providers)
         self._manager.add_hookspecs(Events)
@@ -105,13 +110,20 @@ class PluginHost:
         self._others: list[_Row] = []  # listeners, and plugins that did not load
 
     @classmethod
-    def load(cls, blocked: Iterable[str] = (), entry_points: Iterable[EntryPoint] | None = None) -> PluginHost:
+    def load(
+        cls,
+        blocked: Iterable[str] = (),
+        entry_points: Iterable[EntryPoint] | None = None,
+        *,
+        blocked_by: str = "the caller",
+    ) -> PluginHost:
         """Load every plugin that is installed and not blocked.
 
         Args:
             blocked: names of entry points or distributions that must not even be imported, on top of the comma
                 list in the environment variable ``SRUM_PLUGINS_BLOCK``.
             entry_points: load these rather than those installed in the group ``srum_plugins``.
+            blocked_by: who has ``blocked`` them, for messages.
 
         Raises:
             PluginError: only if ``SRUM_PLUGINS_STRICT=1``, at the first plugin that fails. Else failures are kept,
@@ -119,15 +131,18 @@ class PluginHost:
         """
         host = cls()
         strict = os.environ.get(STRICT, "") not in ("", "0")
-        listed = {name.strip() for name in os.environ.get(BLOCK, "").split(",")}
+        listed = [name.strip() for name in os.environ.get(BLOCK, "").split(",")]
+        why = {**dict.fromkeys(listed, BLOCK), **dict.fromkeys(blocked, blocked_by)}
+        host.blocked = frozenset(why)
         found = importlib.metadata.entry_points(group=GROUP) if entry_points is None else entry_points
         points = sorted(((point, _Source.of(point)) for point in found), key=lambda pair: astuple(pair[1]))
         allowed = []
         for point, source in points:
-            if (cause := _blocked_by(source, listed, set(blocked))) is None:
+            by = why.get(source.plugin) or why.get(source.distribution)
+            if by is None:
                 allowed.append((point, source))
             else:
-                host._set_aside(source, "blocked", cause)
+                host._set_aside(source, "blocked", f"blocked by {by}")
         copies = Counter(point.name for point, _ in allowed)
         for point, source in allowed:
             try:
@@ -192,11 +207,11 @@ class PluginHost:
     def rows(self) -> list[dict[str, str]]:
         """Every provider, every listener, and every plugin that is not loaded, sorted by kind and name.
 
-        The keys are kind, name, distribution, version, file, status (ready, missing-extra, failed or blocked) and
-        cause, which is empty if the status is ready.
+        The keys are kind, name, distribution, version, file, status (ready, missing-extra, failed or blocked),
+        cause, which is empty if the status is ready, and warning, which says what the plugin uses that is deprecated.
         """
         providers = [
-            _Row(one.kind.value, name, one.distribution, one.version, one.file, *_state(rivals))
+            _Row(one.kind.value, name, one.distribution, one.version, one.file, *_state(rivals), one.warning)
             for (_, name), rivals in self._providers.items()
             for one in rivals
         ]
@@ -211,6 +226,7 @@ class PluginHost:
             raise PluginError(f"{plugin.__qualname__} is a class; a plugin is a module or an instance")
         if self._manager.has_plugin(source.plugin) or self._manager.is_registered(plugin):
             raise PluginError(f"a plugin is already registered as {self._manager.get_name(plugin) or source.plugin!r}")
+        self._check_arguments(plugin)
         self._manager.register(plugin, source.plugin)
         try:
             self._check_hooks(plugin)
@@ -226,13 +242,52 @@ class PluginHost:
         events = [impl for impl in self._implementations(plugin) if impl[0] not in KIND_OF_HOOK]
         if events:
             file = _place(events[0][1].function)
-            self._others.append(_Row("listener", source.plugin, source.distribution, source.version, file, "ready", ""))
+            warning = "; ".join(old for hook, impl in events for old in self._deprecated(hook, impl))
+            self._others.append(
+                _Row("listener", source.plugin, source.distribution, source.version, file, "ready", "", warning)
+            )
 
     def _implementations(self, plugin: object) -> list[tuple[str, pluggy.HookImpl]]:
         """The hooks that a registered plugin implements, by name, in the order of their names."""
         callers = self._manager.get_hookcallers(plugin) or []
         pairs = [(caller.name, impl) for caller in callers for impl in caller.get_hookimpls() if impl.plugin is plugin]
         return sorted(pairs, key=lambda pair: pair[0])
+
+    def _deprecated(self, hook: str, impl: pluggy.HookImpl) -> Iterator[str]:
+        """What an implementation uses that its specification marks as deprecated."""
+        spec = getattr(self._manager.hook, hook).spec
+        if spec is None:  # an optional hook that is not of this version
+            return
+        if spec.warn_on_impl:
+            yield f"{_place(impl.function)}: {hook} is deprecated: {spec.warn_on_impl}"
+        for argument, warning in (spec.warn_on_impl_args or {}).items():
+            if argument in (*impl.argnames, *impl.kwargnames):
+                yield f"{_place(impl.function)}: the argument {argument!r} of {hook} is deprecated: {warning}"
+
+    def _check_arguments(self, plugin: object) -> None:
+        """Refuse arguments that no caller gives, which pluggy does without saying which there are, and those with a
+        default, which pluggy leaves at it in silence."""
+        for attribute in dir(plugin):
+            marked = self._manager.parse_hookimpl_opts(plugin, attribute)
+            if marked is None:
+                continue
+            hook, function = marked.get("specname") or attribute, getattr(plugin, attribute)
+            spec = vars(Providers).get(hook) or vars(Events).get(hook)
+            if spec is None:
+                continue
+            known = list(inspect.signature(spec).parameters)[1:]
+            for one in inspect.signature(function).parameters.values():
+                if one.kind in (one.VAR_POSITIONAL, one.VAR_KEYWORD):
+                    continue
+                if one.default is one.empty and one.name not in known:
+                    raise PluginError(
+                        f"{_place(function)}: {hook} has no argument {one.name!r}.{did_you_mean(one.name, known)}"
+                    )
+                if one.default is not one.empty and one.name in known:
+                    raise PluginError(
+                        f"{_place(function)}: the argument {one.name!r} of {hook} has a default, and hooks are not "
+                        "given those: leave the default out"
+                    )
 
     def _check_hooks(self, plugin: object) -> None:
         """Refuse what pluggy lets pass: unknown hooks, forgotten markers, plugins that do nothing."""
@@ -257,6 +312,7 @@ class PluginHost:
             if hook not in KIND_OF_HOOK:
                 continue
             kind, place = KIND_OF_HOOK[hook], _place(impl.function)
+            warning = "; ".join(self._deprecated(hook, impl))
             records = impl.function()
             if not isinstance(records, Iterable):
                 raise ContractError(f"{place}: {hook} must return a list of Provider records, it returned {records!r}")
@@ -265,7 +321,7 @@ class PluginHost:
                 if (kind, record.name) in names:
                     raise ContractError(f"{place}: {hook} gives two providers named {record.name!r}")
                 names.add((kind, record.name))
-                yield Registered(record, kind, source.distribution, source.version, place, source.plugin)
+                yield Registered(record, kind, source.distribution, source.version, place, source.plugin, warning)
 
 
 def missing_modules(provider: Provider) -> list[str]:
@@ -347,16 +403,9 @@ def _check_presets(record: Provider, where: str) -> None:
             raise ContractError(f"{where}: {error}") from error
 
 
-def _blocked_by(source: _Source, listed: set[str], blocked: set[str]) -> str | None:
-    """Why a plugin is blocked, by its entry point's or its distribution's name; None if it is not."""
-    names = {source.plugin, source.distribution}
-    if names & blocked:
-        return "blocked by the caller"
-    return f"blocked by {BLOCK}" if names & listed else None
-
-
 def _clash(what: str, rivals: Iterable[str]) -> str:
-    return f"{what} {' and '.join(rivals)}; uninstall one, or block one by its distribution's name in {BLOCK}"
+    mend = f"uninstall one, or block one by its distribution's name in {BLOCK} or plugins.block of the config"
+    return f"{what} {' and '.join(rivals)}; {mend}"
 
 
 def _duplicate(rivals: list[Registered]) -> str:

@@ -59,6 +59,14 @@ def local_folder(checkpoint: str, revision: str | None, download: bool = True) -
         raise CheckpointError(f"cannot get {checkpoint} at {revision} from the hub: {error}") from error
 
 
+def not_downloaded(error: BaseException) -> bool:
+    """Whether an error comes of a checkpoint that is not on this machine, where nothing may be downloaded
+    (``HF_HUB_OFFLINE=1``)."""
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    return isinstance(error.__cause__, LocalEntryNotFoundError)
+
+
 def folder_identity(checkpoint: str, revision: str | None) -> str:
     """What tells one checkpoint from another, without reading its weights: of one from the hub its commit; of a folder
     a hash of its small files and, because reading tens of gigabytes at every start would take minutes, of the names,

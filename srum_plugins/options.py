@@ -57,7 +57,7 @@ def build_options(cls: type[T], values: Mapping[str, Any], where: str) -> T:
         try:
             missing = OmegaConf.missing_keys({key: value})
             node = cast(DictConfig, OmegaConf.merge(node, {key: value}))
-        except OmegaConfBaseException as error:
+        except (OmegaConfBaseException, TypeError) as error:  # TypeError: a mapping for a list, or the other way round
             path, problem = _problem(error, cls, str(key), value)
             problems[path] = problem
         else:
@@ -69,14 +69,15 @@ def build_options(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     return cast(T, _instantiate(node, where))
 
 
-def _problem(error: OmegaConfBaseException, cls: type, key: str, value: Any) -> tuple[str, str]:
+def _problem(error: Exception, cls: type, key: str, value: Any) -> tuple[str, str]:
     """The path below ``cls`` that OmegaConf refused, and why."""
-    path = key if error.full_key is None else str(error.full_key)
+    full_key = error.full_key if isinstance(error, OmegaConfBaseException) else None
+    path = key if full_key is None else str(full_key)
     if isinstance(error, ConfigKeyError):
         owner: Any = error.object_type if dataclasses.is_dataclass(error.object_type) else cls
         names = [field.name for field in dataclasses.fields(owner)]
         return path, f": there is no such setting.{did_you_mean(path.rpartition('.')[2], names)}"
-    if error.full_key is None:  # OmegaConf does not say which item of a tuple is wrong
+    if full_key is None:  # OmegaConf does not say which item of a tuple is wrong
         hint: Any = next(field.type for field in dataclasses.fields(cast(Any, cls)) if field.name == key)
         return path, f": {value!r} does not fit {hint}"
     return path, f": {_message(error)}"

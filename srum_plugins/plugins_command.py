@@ -43,10 +43,9 @@ def _print_table(rows: list[dict[str, str]]) -> None:
     console = Console(highlight=False)
     console.print(table)
     for row in rows:
-        if row["cause"]:
-            console.print(
-                Text(f"\n{row['kind']} {row['name']}: ", "bold").append(row["cause"], "default"), soft_wrap=True
-            )
+        told = [row["cause"], f"warning: {row['warning']}" if row["warning"] else ""]
+        for text in filter(None, told):
+            console.print(Text(f"\n{row['kind']} {row['name']}: ", "bold").append(text, "default"), soft_wrap=True)
 
 
 def _short(file: str) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+
+from srum_plugins.config_arguments import add_config, add_overrides, opened
 
 
 def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -14,17 +15,13 @@ def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
         description="Write report.html into the run's directory: one page that needs no network, with the results, "
         "images, reward maps, curves, costs and versions of the stages that are complete. No model is loaded.",
     )
-    parser.add_argument("config", metavar="CONFIG", type=Path, help="a YAML file, such as configs/demo.yaml")
-    parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="settings that replace those of the file")
+    add_config(parser)
+    add_overrides(parser)
     parser.set_defaults(handler=_report)
 
 
 def _report(args: argparse.Namespace) -> None:
-    from srum_plugins.config import load
-    from srum_plugins.host import PluginHost
-
-    host = PluginHost.load()
-    config = load(args.config, args.overrides, host)
+    config, host = opened(args)
     from srum_plugins.reporting.run_report import write  # here, because torch takes seconds: mistakes are told before
     from srum_plugins.stages.pipeline import summary_of
     from srum_plugins.stages.session import Session

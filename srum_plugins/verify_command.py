@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from srum_plugins.config_arguments import add_config, add_overrides, opened
+
 if TYPE_CHECKING:  # the command line answers without them
     from rich.console import Console
 
@@ -25,21 +27,18 @@ def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
     parser.add_argument(
         "--repair", action="store_true", help="remove what is damaged, so that the next run makes only that again"
     )
-    parser.add_argument("config", metavar="CONFIG", type=Path, help="a YAML file, such as configs/demo.yaml")
-    parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="settings that replace those of the file")
+    add_config(parser)
+    add_overrides(parser)
     parser.set_defaults(handler=_verify)
 
 
 def _verify(args: argparse.Namespace) -> None:
     from rich.console import Console
 
-    from srum_plugins.config import load
     from srum_plugins.errors import StageError
-    from srum_plugins.host import PluginHost
     from srum_plugins.progress import console as progress_console
 
-    host = PluginHost.load()
-    config = load(args.config, args.overrides, host)
+    config, host = opened(args)
     from srum_plugins.stages.session import Session  # here, because torch takes seconds: mistakes are told before
     from srum_plugins.stages.verify import repair, verify
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from fakes import GROUNDER, HEAD, Site, make_site
 
-from srum_plugins import cli
+from srum_plugins import cli, plugins_command
 from srum_plugins.errors import ConfigError
 
-KEYS = ["kind", "name", "distribution", "version", "file", "status", "cause"]
+KEYS = ["kind", "name", "distribution", "version", "file", "status", "cause", "warning"]
 
 
 @pytest.fixture
@@ -51,6 +51,13 @@ def test_the_table_shows_status_and_cause(capsys: pytest.CaptureFixture[str]) ->
     assert "grounder sam2: needs nowhere, not installed: pip install 'acme[sam]'" in out  # brackets survive rich
     assert "plugin broken: ZeroDivisionError: division by zero" in out
     assert "plugin shy: blocked by SRUM_PLUGINS_BLOCK" in out
+
+
+def test_the_table_shows_what_is_deprecated(capsys: pytest.CaptureFixture[str]) -> None:
+    plugins_command._print_table(
+        [dict.fromkeys(KEYS, "") | {"kind": "judge", "name": "old", "status": "ready", "warning": "use srum_[new]s"}]
+    )
+    assert "judge old: warning: use srum_[new]s" in capsys.readouterr().out
 
 
 def test_strict_mode_ends_with_a_message_and_status_2(

@@ -9,7 +9,7 @@ from fakes import GROUNDER, HEAD, Site, make_site
 from srum_plugins import hookimpl
 from srum_plugins.contracts import Capability
 from srum_plugins.errors import PluginError
-from srum_plugins.hookspecs import Providers
+from srum_plugins.hookspecs import Events, Providers, hookspec
 from srum_plugins.host import KIND_OF_HOOK, PluginHost
 from srum_plugins.providers import Kind, Provider
 
@@ -37,6 +37,7 @@ def test_a_good_plugin_is_ready(site: Site) -> None:
             "file": f"{file}:{line}",
             "status": "ready",
             "cause": "",
+            "warning": "",
         }
     ]
     registered = host.get(Kind.GROUNDER, "acme")
@@ -68,7 +69,14 @@ BROKEN = {
     "exit at import": ("raise SystemExit(3)\n", "SystemExit: 3"),
     "syntax error": ("def f(:\n", "SyntaxError"),
     "unknown hook": (HEAD + "@hookimpl\ndef srum_grounder():\n    return []\n", "Did you mean 'srum_grounders'"),
-    "argument names": (HEAD + "@hookimpl\ndef srum_metrics(run, figures): ...\n", "Argument(s) {'figures'}"),
+    "argument names": (
+        HEAD + "@hookimpl\ndef srum_metrics(run, figures): ...\n",
+        "srum_metrics has no argument 'figures'",
+    ),
+    "argument with a default": (
+        HEAD + "@hookimpl\ndef srum_metrics(run, metrics=None): ...\n",
+        "the argument 'metrics' of srum_metrics has a default",
+    ),
     "no marker": (HEAD + "def srum_grounders():\n    return []\n", "lacks the decorator @srum_plugins.hookimpl"),
     "no hook": ("x = 1\n", "implements no hook"),
     "hook raises": (HEAD + "@hookimpl\ndef srum_judges():\n    return [][0]\n", "IndexError"),
@@ -299,3 +307,41 @@ def test_register_holds_the_same_rules(plugin: object, cause: str) -> None:
     with pytest.raises(PluginError, match=cause):
         host.register(plugin, "mine")
     assert host.rows() == []
+
+
+def old_judges(self: object) -> None: ...
+
+
+def old_metrics(self: object, run: object, stage: str, metrics: object) -> None: ...
+
+
+def test_what_is_deprecated_works_and_is_told_with_place_and_replacement(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mechanism of docs/deprecation.md, on specifications that are marked for this test only."""
+    hook = hookspec(warn_on_impl=DeprecationWarning("since 0.2, removed in 0.4: use srum_grounders"))
+    argument = hookspec(warn_on_impl_args={"stage": DeprecationWarning("since 0.2, removed in 0.4: use run")})
+    monkeypatch.setattr(Providers, "srum_judges", hook(old_judges))
+    monkeypatch.setattr(Events, "srum_metrics", argument(old_metrics))
+    judges = "@hookimpl\ndef srum_judges():\n    return [Provider('old', 'An old one.', dict)]\n"
+    metrics = "@hookimpl\ndef srum_metrics(stage): ...\n"
+    site.install("old-srum", {"old": "oldsrum"}, {"oldsrum.py": GROUNDER + judges + metrics})
+    install_good(site)
+
+    with pytest.warns(DeprecationWarning) as told:  # which is what the author's own tests show
+        host = PluginHost.load(entry_points=site.entry_points())
+    assert {Path(one.filename).name for one in told} == {"oldsrum.py"}
+    rows = {(row["kind"], row["name"], row["distribution"]): row for row in host.rows()}
+    judge, listener = rows["judge", "old", "old-srum"], rows["listener", "old", "old-srum"]
+    assert judge["status"] == listener["status"] == "ready"
+    place = str(site.folder / "oldsrum.py")
+    since = "since 0.2, removed in 0.4"
+    assert judge["warning"] == f"{judge['file']}: srum_judges is deprecated: {since}: use srum_grounders"
+    assert listener["warning"] == (
+        f"{listener['file']}: the argument 'stage' of srum_metrics is deprecated: {since}: use run"
+    )
+    assert judge["file"].startswith(place)
+    others = [row for row in host.rows() if row not in (judge, listener)]
+    assert others
+    assert {row["warning"] for row in others} == {""}
+    assert host.get(Kind.JUDGE, "old").provider.name == "old"

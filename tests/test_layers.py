@@ -108,12 +108,13 @@ def test_the_check_sees_imports_wherever_they_are(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "commands",
     [
-        [["srum", "--help"], ["srum", "plugins"], ["srum", "plugins", "--json"]],
+        [["srum", "--help"], ["srum", "--version"], ["srum", "plugins"], ["srum", "plugins", "--json"]],
+        [["srum", "doctor", "--help"], ["srum", "doctor", "nowhere.yaml", "--memory"]],
         [["srum", "config", str(ROOT / "configs/demo.yaml")], ["srum", "run", "nowhere.yaml"]],
         [["srum", "ablate", str(ROOT / "configs/demo.yaml"), "--list"], ["srum", "stress", "--help"]],
         [["srum-shapes", "pretrain", "--help"]],
     ],
-    ids=["what is there", "what would run", "what would be compared", "srum-shapes"],
+    ids=["what is there", "what is wrong", "what would run", "what would be compared", "srum-shapes"],
 )
 def test_light_commands_load_nothing_heavy(commands: list[list[str]]) -> None:
     """In one fresh process, because imports of this one do not count."""

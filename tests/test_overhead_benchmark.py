@@ -65,7 +65,10 @@ def test_a_run_is_measured_from_its_first_moment(tmp_path: Path) -> None:
     kinds = report["kinds"]
     assert report["seconds"] == pytest.approx(sum(kinds.values())) and 0 < report["seconds"] < wall
     assert report["overhead"] == pytest.approx(1 - kinds["model"] / report["seconds"])
+    own = (report["seconds"] - kinds["model"] - kinds["the model's libraries"]) / report["seconds"]
+    assert report["overhead_without_libraries"] == pytest.approx(own)
     assert all(seconds > 0 for seconds in kinds.values())
     expected = {"imports and start-up", "model", "records", "PNG", "hashes", "files, fsync, rename", "pictures"}
+    expected |= {"the model's libraries"}
     assert expected | {"prompts", "rewards", "statistics", "checkpoints", "other"} == set(kinds)
     assert not (tmp_path / "run").exists()

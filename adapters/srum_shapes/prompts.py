@@ -119,7 +119,7 @@ class Facts:
     @property
     def in_domain(self) -> bool:
         """Whether none of the held-out pairs is named."""
-        return HELD_OUT.isdisjoint(self.counts)
+        return HELD_OUT.isdisjoint(group.pair for group in self.groups)
 
 
 _GROUP = re.compile(r"(a|two|three|four) (\w+) (\w+)")
@@ -163,8 +163,11 @@ def contradicts(facts: Facts, other: Facts) -> bool:
 # --- every caption, by category -------------------------------------------------------------------------------
 
 
+_SINGLE = {pair: Group(1, *pair) for pair in PAIRS}
+
+
 def _singles(pairs: Iterable[Pair], relation: str | None = None) -> Facts:
-    return Facts(tuple(Group(1, *pair) for pair in pairs), relation)
+    return Facts(tuple(_SINGLE[pair] for pair in pairs), relation)
 
 
 @cache
@@ -327,14 +330,25 @@ def _share(facts: Facts) -> float:
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
 
 
-def belongs(facts: Facts, split: Split) -> bool:
-    """Whether facts belong to a split. In-domain facts are shared out between training (55 %), validation (15 %) and
+def split_of(facts: Facts) -> Split:
+    """The split that facts belong to. In-domain facts are shared out between training (55 %), validation (15 %) and
     evaluation (30 %) by their meaning, so that no two of these hold the same scene in other words; facts with a
     held-out pair are for out-of-domain evaluation only."""
-    if split == "out_of_domain" or not facts.in_domain:
-        return split == "out_of_domain" and not facts.in_domain
+    if not facts.in_domain:
+        return "out_of_domain"
     share = _share(facts)
-    return split == ("train" if share < 0.55 else "validation" if share < 0.70 else "in_domain")
+    return "train" if share < 0.55 else "validation" if share < 0.70 else "in_domain"
+
+
+@cache
+def _strata(category: str) -> dict[Split, tuple[tuple[Facts, ...], ...]]:
+    """:func:`all_facts` of a category, shared out to the splits in that order."""
+    found: dict[Split, list[tuple[Facts, ...]]] = {split: [] for split in SPLITS}
+    for stratum in all_facts(category):
+        splits = [split_of(facts) for facts in stratum]
+        for split, strata in found.items():
+            strata.append(tuple(facts for facts, of in zip(stratum, splits, strict=True) if of == split))
+    return {split: tuple(strata) for split, strata in found.items()}
 
 
 def _shared_out(count: int, sizes: Sequence[int]) -> list[int]:
@@ -360,8 +374,7 @@ def prompt_list(count: int, seed: int, split: Split, categories: Sequence[str] =
     rng = np.random.default_rng([seed, SPLITS.index(split)])
     found: list[list[list[Facts]]] = []
     for category in categories:
-        strata = [[facts for facts in stratum if belongs(facts, split)] for stratum in all_facts(category)]
-        found.append([[stratum[i] for i in rng.permutation(len(stratum))] for stratum in strata])
+        found.append([[stratum[i] for i in rng.permutation(len(stratum))] for stratum in _strata(category)[split]])
     chosen: list[list[Prompt]] = []
     shares = _shared_out(count, [sum(map(len, strata)) for strata in found])
     for category, strata, share in zip(categories, found, shares, strict=True):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from textwrap import shorten
 from typing import Any
 
@@ -61,7 +60,7 @@ def choose(choice: Choice, host: PluginHost, heads: Sequence[Heads], device: str
         raise ConfigError(f"attention={choice.name} names {unknown[0]!r}.{did_you_mean(unknown[0], known)}")
     refused: dict[str, str] = {}
     for name in made.names:
-        kernel = _made(partial(_default, host, name))
+        kernel = kernel_of(host, name)
         if isinstance(kernel, FirstOf):
             raise ConfigError(f"attention={choice.name} names {name!r}, which is no kernel but an order of kernels")
         found = tried(kernel, heads, device)
@@ -129,9 +128,14 @@ def _results(attention: Attention, inputs: list[Tensor], segments: Segments) -> 
     return out.detach(), *gradients
 
 
-def _default(host: PluginHost, name: str) -> Any:
-    provider = host.get(Kind.ATTENTION, name).provider
-    return provider.factory(provider.options())
+def kernel_of(host: PluginHost, name: str) -> Attention | FirstOf | str:
+    """The kernel of this name with its default options, or why there is none."""
+
+    def default() -> Any:
+        provider = host.get(Kind.ATTENTION, name).provider
+        return provider.factory(provider.options())
+
+    return _made(default)
 
 
 def _made(make: Callable[[], Any]) -> Attention | FirstOf | str:

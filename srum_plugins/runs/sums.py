@@ -14,6 +14,7 @@ from srum_plugins.errors import ContractError, DamagedError, StorageError
 
 SUMS = "SHA256SUMS"  # the sums of a whole folder
 _LINE = re.compile(r"([0-9a-f]{64})  (.+)")
+_ODD = re.compile(r"[\\\n\r\0]")
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ def inside(folder: Path, name: str) -> Path:
     path = folder / name
     if not _is_plain(name):
         raise DamagedError(path, f"the name {name!r} may lead out of its folder, and is not opened")
-    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):  # Path.resolve raises on a loop
+    if _is_linked(folder, name) and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
         raise DamagedError(path, "it is a link out of its folder, and is not opened")
     return path
 
@@ -156,7 +157,13 @@ def _compare(path: Path, found: str, expected: Sum) -> None:
 
 def _is_plain(name: str) -> bool:
     """Whether a name is relative, in its shortest form, and means the same on every system."""
-    return not set(name) & set("\\\n\r\0") and all(part not in ("", ".", "..") for part in name.split("/"))
+    return _ODD.search(name) is None and not {"", ".", ".."}.intersection(name.split("/"))
+
+
+def _is_linked(folder: Path, name: str) -> bool:
+    """Whether any part of a name is a link. Only then the way to the folder matters, which takes long to follow."""
+    path = folder / name
+    return any(part.is_symlink() for part in (path, *path.parents[: name.count("/")]))
 
 
 def _names(folder: Path) -> list[str]:

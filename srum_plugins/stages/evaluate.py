@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from srum_plugins.contracts import Composite, GenerationRequest, ModelAdapter
 from srum_plugins.errors import CapabilityError, ContractError
 from srum_plugins.pictures import before_after
 from srum_plugins.providers import Kind
+from srum_plugins.randomness import seed_torch
 from srum_plugins.records import Failure, Prompt, from_json, to_json
 from srum_plugins.report import splits
 from srum_plugins.runs.files import read_sealed, write_sealed
@@ -239,7 +239,7 @@ def _understand(
     """Measure the understanding of one side, in the main process, if that is missing."""
     path = directory.path / "understanding.json"
     if session.world.main and not path.exists():
-        torch.manual_seed(stable_seed(session.config.run.seed, "understanding"))  # as in run_chunks
+        seed_torch(stable_seed(session.config.run.seed, "understanding"))  # as in run_chunks
         report = session.benchmark.understanding(model())
         try:
             digest = model().understanding_digest()

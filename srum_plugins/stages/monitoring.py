@@ -31,6 +31,7 @@ from srum_plugins.contracts import (
 from srum_plugins.ensemble import check_judgements
 from srum_plugins.errors import ContractError
 from srum_plugins.providers import Kind
+from srum_plugins.randomness import seed_torch
 from srum_plugins.records import (
     Candidate,
     Grounding,
@@ -229,7 +230,7 @@ def set_aside(seed: int) -> Iterator[None]:
     """Random numbers that begin at ``seed``, and no gradient; afterwards all generators are as they were."""
     python, others = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())), torch.no_grad():
-        torch.manual_seed(seed)
+        seed_torch(seed)
         random.seed(seed)
         np.random.seed(seed % 2**32)
         try:

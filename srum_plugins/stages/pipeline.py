@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import json
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,13 +85,19 @@ def run(
 
 def check(config: RunConfig, host: PluginHost, chosen: Sequence[Stage], world: World) -> None:
     """Refuse what cannot run to its end, before anything is loaded; see :mod:`srum_plugins.gate`."""
-    adapter = config.providers[Kind.ADAPTER]
-    gate.check(adapter.registered, _others(config), [stage.name for stage in chosen], ground=config.ground, host=host)
+    for refuse in checks(config, host, chosen, world):
+        refuse()
+
+
+def checks(config: RunConfig, host: PluginHost, chosen: Sequence[Stage], world: World) -> Iterator[Callable[[], None]]:
+    """What :func:`check` calls, one by one: each raises SrumError for what it refuses."""
+    adapter, names = config.providers[Kind.ADAPTER], [stage.name for stage in chosen]
+    yield partial(gate.check, adapter.registered, _others(config), names, ground=config.ground, host=host)
     if any(stage is train.STAGE for stage in chosen):
-        gate.check_optimizer(adapter.registered, adapter.options, config.training, config.train)
-        gate.check_latents(adapter.registered, adapter.options, config.train)
-        gate.check_world(adapter.registered, config.train, world.size)
-        gate.check_monitors(_watching(config), config.train, world.size)
+        yield partial(gate.check_optimizer, adapter.registered, adapter.options, config.training, config.train)
+        yield partial(gate.check_latents, adapter.registered, adapter.options, config.train)
+        yield partial(gate.check_world, adapter.registered, config.train, world.size)
+        yield partial(gate.check_monitors, _watching(config), config.train, world.size)
 
 
 def _run_stages(

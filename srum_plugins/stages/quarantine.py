@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 import torch
 
 from srum_plugins.errors import DamagedError, SrumError, StageError
+from srum_plugins.randomness import seed_torch
 from srum_plugins.records import Failure
 from srum_plugins.runs.files import storing, write_bytes
 from srum_plugins.runs.fingerprint import stable_seed
@@ -52,7 +53,7 @@ def attempt(
     named: dict[str, Attachment] = {}
     failed = 0
     for item in items:
-        torch.manual_seed(stable_seed(seed, item))
+        seed_torch(stable_seed(seed, item))
         try:
             records, files = work(range(item, item + 1))
             found += records

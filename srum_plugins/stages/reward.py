@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from PIL import Image
 
 from srum_plugins.contracts import Judged, Reward
 from srum_plugins.errors import ContractError, StageError
 from srum_plugins.pictures import SheetItem, reward_sheet
 from srum_plugins.providers import Kind
+from srum_plugins.randomness import seed_torch
 from srum_plugins.rewards.maps import RewardMap
 from srum_plugins.runs.fingerprint import stable_seed
 from srum_plugins.runs.shards import Shards
@@ -56,7 +56,7 @@ def make(session: Session, directory: StageDirectory) -> None:
     rewards = shards(session, directory)
     if not session.world.main or not rewards.missing():
         return
-    torch.manual_seed(stable_seed(session.config.run.seed, "reward"))  # as in run_chunks
+    seed_torch(stable_seed(session.config.run.seed, "reward"))  # as in run_chunks
     rewards.write(0, aggregated(session, read_judged(session)))
     session.hook.srum_stage_advanced(run=session.info, stage="reward", done=rewards.total, total=rewards.total)
 

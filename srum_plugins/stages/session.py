@@ -21,6 +21,7 @@ from srum_plugins.errors import ConfigError, ContractError
 from srum_plugins.hookspecs import RunInfo
 from srum_plugins.host import PluginHost, silent_hooks
 from srum_plugins.providers import Kind
+from srum_plugins.randomness import seed_torch
 from srum_plugins.records import Prompt, to_json
 from srum_plugins.runs.files import write_image
 from srum_plugins.runs.fingerprint import fingerprint, stable_seed
@@ -282,7 +283,7 @@ def run_chunks(
             # Providers draw from the seeds that they are given; one that uses torch's global state is repeatable too,
             # and sees the same before and after training: both are parts of one stage.
             seed = stable_seed(session.config.run.seed, stage.name, index)
-            torch.manual_seed(seed)
+            seed_torch(seed)
             if failing is None:
                 records, files = work(shards.items(index))
             else:

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-import torch
 from torch import Tensor
 
 from srum_plugins.config import TrainSection
@@ -20,6 +19,7 @@ from srum_plugins.contracts import Example
 from srum_plugins.errors import ConfigError, ContractError, StageError, did_you_mean
 from srum_plugins.pictures import training_curve
 from srum_plugins.providers import Kind
+from srum_plugins.randomness import seed_torch
 from srum_plugins.runs.files import storing, write_folder
 from srum_plugins.runs.fingerprint import stable_seed
 from srum_plugins.runs.store import StageDirectory
@@ -181,7 +181,7 @@ def _trainer(session: Session, data: Dataset) -> Trainer:
     """The model ready to train, alone or with other processes."""
     settings, world, model, objective = session.config.train, session.world, session.model(), session.objective
     # What is trained beside the weights begins at random: alike in all processes, and in a run that is started again.
-    torch.manual_seed(stable_seed(session.config.run.seed, "start of training"))
+    seed_torch(stable_seed(session.config.run.seed, "start of training"))
     parameters = model.start_training(session.config.training, base=objective.uses_base)
     if not parameters:
         raise ContractError(f"adapter {session.choice(Kind.ADAPTER).name!r} names no trainable parameter")

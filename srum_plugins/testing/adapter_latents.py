@@ -13,7 +13,7 @@ from torch import Tensor
 
 from srum_plugins.contracts import Capability, Draws
 from srum_plugins.records import Box
-from srum_plugins.testing.adapter_suite import AdapterSubject, AdapterSuite, Size
+from srum_plugins.testing.adapter_suite import AdapterSubject, AdapterSuite, Size, near
 from srum_plugins.testing.painted import painted, repainted
 
 IMAGES = 64
@@ -94,13 +94,13 @@ class LatentChecks(AdapterSuite):
             alone = torch.stack(adapter.encoded(images))
             for way, other in (("in another order", turned), ("alone", alone)):
                 adapter.require(
-                    _near(latents, other),
+                    near(latents, other, NEAR),
                     "encode",
                     f"latents of an image are others {way}",
                     "take the mode of the posterior, not a sample, and let no image see another",
                 )
             adapter.require(
-                not _near(latents[0], latents[1]),
+                not near(latents[0], latents[1], NEAR),
                 "encode",
                 "two images have the same latents",
                 "encode what is in them",
@@ -234,10 +234,6 @@ class LatentChecks(AdapterSuite):
 def _needs_encoding(adapter: AdapterSubject) -> None:
     if adapter.cannot_encode:
         pytest.skip(f"with these options the adapter cannot encode images: {adapter.cannot_encode}")
-
-
-def _near(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and float((one - other).abs().max()) <= NEAR
 
 
 def _equal(one: Draws, other: Draws) -> bool:

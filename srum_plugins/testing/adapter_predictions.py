@@ -11,7 +11,7 @@ from torch import Tensor
 
 from srum_plugins.contracts import Capability, Draws, Prediction, ShowsVelocity
 from srum_plugins.records import Prompt
-from srum_plugins.testing.adapter_suite import AdapterSubject, AdapterSuite
+from srum_plugins.testing.adapter_suite import AdapterSubject, AdapterSuite, near
 from srum_plugins.testing.painted import painted
 from srum_plugins.training.dataset import part
 
@@ -66,7 +66,7 @@ class PredictionChecks(AdapterSuite):
                 ]
             )
         adapter.require(
-            together.shape == alone.shape and _near(together, alone),
+            together.shape == alone.shape and near(together, alone, NEAR),
             "predict",
             "the losses of an image are others if it is alone in its batch",
             "let no image see another, and give losses one image after the other",
@@ -113,7 +113,7 @@ class PredictionChecks(AdapterSuite):
             "compare like with like",
         )
         adapter.require(
-            _near(there, back) and float(there.min()) >= 0 and float(there.max()) > 0,
+            near(there, back, NEAR) and float(there.min()) >= 0 and float(there.max()) > 0,
             "token_distance",
             "two predictions are at other distances there and back, or at none",
             "give a distance: for flow models mean_c (v - v')^2",
@@ -137,7 +137,7 @@ class FlowChecks(AdapterSuite):
         )
         moved = prediction.token_losses([one + 0.5 for one in right])
         adapter.require(
-            _near(moved, torch.full_like(moved, 0.25)),
+            near(moved, torch.full_like(moved, 0.25), NEAR),
             "token_losses",
             f"latents that are 0.5 off in each channel cost {float(moved.mean()):.4g} a token, and not 0.25",
             TARGET,
@@ -161,9 +161,9 @@ class FlowChecks(AdapterSuite):
         # Tokens are patches of latents in an order that only the adapter knows: the same numbers, in any order.
         wanted = torch.cat([one.flatten() for one in meant]).sort().values
         found = shown.flatten().sort().values
-        if found.shape == wanted.shape and _near(found, wanted):
+        if found.shape == wanted.shape and near(found, wanted, NEAR):
             return
-        turned = found.shape == wanted.shape and _near(found, (-wanted).sort().values)
+        turned = found.shape == wanted.shape and near(found, (-wanted).sort().values, NEAR)
         adapter.breach(
             "token_losses",
             "the loss is zero where x0 - noise is the velocity: its sign is wrong"
@@ -205,7 +205,7 @@ class FlowChecks(AdapterSuite):
         (noise, right), (other_noise, other_right) = found
         for a, b, x, y in zip(noise, other_noise, right, other_right, strict=True):
             adapter.require(
-                _near(a - b, x - y),
+                near(a - b, x - y, NEAR),
                 "token_losses",
                 "the latents that a prediction is right about do not move with its noise",
                 TARGET,
@@ -273,7 +273,3 @@ def _check_losses(adapter: AdapterSubject, latents: Sequence[Tensor], sizes: Seq
 
 def _prompts(adapter: AdapterSubject) -> list[Prompt]:
     return list(adapter.prompts[:2])
-
-
-def _near(one: Tensor, other: Tensor) -> bool:
-    return bool(torch.allclose(one, other, rtol=NEAR, atol=NEAR))

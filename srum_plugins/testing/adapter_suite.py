@@ -33,6 +33,11 @@ CHOICES = ("yes", "no")
 Size = tuple[int, int]
 
 
+def near(one: Tensor, other: Tensor, tolerance: float) -> bool:
+    """Whether two tensors have one shape and the same numbers, up to a tolerance relative to 1 and to themselves."""
+    return one.shape == other.shape and bool(torch.allclose(one, other, rtol=tolerance, atol=tolerance))
+
+
 @dataclass(frozen=True)
 class AdapterSubject(Subject):
     """The adapter under test, with what its suite says of it. ``sampling`` and ``training`` are instances of the

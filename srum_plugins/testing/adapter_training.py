@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from srum_plugins.contracts import Capability, Draws, ModelAdapter, Prediction, TrainBatch
 from srum_plugins.errors import SrumError
 from srum_plugins.records import Prompt
-from srum_plugins.testing.adapter_suite import CHOICES, AdapterSubject, AdapterSuite
+from srum_plugins.testing.adapter_suite import CHOICES, AdapterSubject, AdapterSuite, near
 from srum_plugins.training.dataset import part
 
 STEPS = 3
@@ -218,13 +218,13 @@ class TrainingChecks(AdapterSuite):
             not course.base_differentiable, "predict", "base=True has a gradient", "predict the base in torch.no_grad()"
         )
         adapter.require(
-            _near(course.base_before, course.before),
+            near(course.base_before, course.before, SAME),
             "predict",
             "base=True differs from the model before the first step",
             "the base is the weights that start_training found",
         )
         adapter.require(
-            _near(course.base_before, course.base_after),
+            near(course.base_before, course.base_after, SAME),
             "predict",
             "base=True moves with the training",
             "keep a copy of what moves in start_training(base=True): srum_plugins.base_weights.BaseWeights",
@@ -281,7 +281,7 @@ class TrainingChecks(AdapterSuite):
             "call apply on inner modules first, and last on the one that holds them all",
         )
         adapter.require(
-            _near(before, given.losses(model)), "shard", "changes predictions", "share out weights, and no more"
+            near(before, given.losses(model), SAME), "shard", "changes predictions", "share out weights, and no more"
         )
 
     def test_weights_are_saved_as_safetensors(self, adapter: AdapterSubject, course: Course) -> None:
@@ -309,7 +309,7 @@ class TrainingChecks(AdapterSuite):
         after = given.losses(loaded)
         off = float((after - course.after).abs().max())
         adapter.require(
-            _near(after, course.after),
+            near(after, course.after, SAME),
             "load_trained",
             f"a fresh model that loads what save wrote has losses that are off by up to {off:.2g}",
             "save every parameter that start_training returned, in its own dtype, and load it where predict reads it",
@@ -346,7 +346,7 @@ class TrainingChecks(AdapterSuite):
                 "load strictly, with srum_plugins.weights.load_weights",
             )
         adapter.require(
-            _near(before, given.losses(loaded)),
+            near(before, given.losses(loaded), SAME),
             "load_trained",
             f"refuses weights that are {damage}, and has changed the model all the same",
             "look at all names and shapes before the first weight is loaded; srum_plugins.weights.load_weights does",
@@ -379,10 +379,6 @@ def _files(folder: Path) -> list[Path]:
 def _understood(adapter: AdapterSubject, model: ModelAdapter) -> Sequence[Sequence[float]]:
     """What a model says about images; nothing if it can choose nothing."""
     return model.choice_logprobs(adapter.asked(CHOICES)) if adapter.can(Capability.CHOICE) else ()
-
-
-def _near(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and bool(torch.allclose(one, other, rtol=SAME, atol=SAME))
 
 
 def _some(names: Sequence[str]) -> str:

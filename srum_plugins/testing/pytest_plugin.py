@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from pkgutil import iter_modules
+
 import pytest
 
-pytest.register_assert_rewrite("srum_plugins.testing")
+import srum_plugins.testing
+
+# One by one, without this module: pytest warns of what is imported already, as the package is.
+_NAMES = [f"{__package__}.{module.name}" for module in iter_modules(srum_plugins.testing.__path__)]
+pytest.register_assert_rewrite(*(name for name in _NAMES if name != __name__))

@@ -189,7 +189,7 @@ def _open(uri: str, experiment: str, name: str, ids_file: Path, config_hash: str
     from mlflow.exceptions import MlflowException
 
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # it announces each new database
-    database = _sqlite_file(uri)
+    database = sqlite_file(uri)
     if database is not None and not database.exists():
         _create(database)
     client = MlflowClient(tracking_uri=uri, registry_uri=uri)
@@ -215,7 +215,7 @@ def _experiment(client: Any, uri: str, name: str) -> str:
 
     found = client.get_experiment_by_name(name)
     if found is None:
-        database = _sqlite_file(uri)
+        database = sqlite_file(uri)
         artifacts = None if database is None else (database.parent / "mlflow-artifacts").as_uri()
         try:
             return str(client.create_experiment(name, artifact_location=artifacts))
@@ -231,13 +231,14 @@ def _experiment(client: Any, uri: str, name: str) -> str:
     return str(found.experiment_id)
 
 
-def _sqlite_file(uri: str) -> Path | None:
+def sqlite_file(uri: str) -> Path | None:
+    """The file of an SQLite store; None for stores of other kinds."""
     return Path(uri.removeprefix(_SQLITE)).resolve() if uri.startswith(_SQLITE) else None
 
 
 def _first_use(uri: str) -> AbstractContextManager[object]:
     """Two runs that create the tables of one SQLite file at the same time break it, so they take turns."""
-    database = _sqlite_file(uri)
+    database = sqlite_file(uri)
     if database is None:
         return nullcontext()
     database.parent.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,7 @@ from torch import Tensor
 from srum_plugins.contracts import Draws, Example, ModelAdapter, TrainBatch
 from srum_plugins.errors import ContractError
 from srum_plugins.providers import Kind
+from srum_plugins.randomness import seed_torch
 from srum_plugins.runs.fingerprint import stable_seed
 from srum_plugins.stages import generate
 from srum_plugins.stages.session import Session
@@ -70,7 +71,7 @@ class Dataset:
             if (latents := kept(name)) is not None:
                 return files.tensor(latents)
             # For encoders that sample: the same latents in whatever order and by whatever process.
-            torch.manual_seed(stable_seed(session.config.run.seed, "encode", name))
+            seed_torch(stable_seed(session.config.run.seed, "encode", name))
             return model.encode([files.image(records[name].image, sizes[name])])[0]
 
         return cls(

@@ -10,6 +10,7 @@ import torch
 from srum_plugins.config import TrainSection
 from srum_plugins.contracts import Draws, ModelAdapter
 from srum_plugins.errors import StageError
+from srum_plugins.randomness import seed_torch
 from srum_plugins.runs.fingerprint import stable_seed
 from srum_plugins.training import optimizers
 from srum_plugins.training.dataset import Dataset, part
@@ -65,7 +66,7 @@ class Trainer:
         rate = learning_rate(settings, step)
         optimizers.set_rate(state.optimizer, rate)
         # Optimizers that round at random must do it alike in all processes, which have seen other examples until now.
-        torch.manual_seed(stable_seed(self.seed, "update", step))
+        seed_torch(stable_seed(self.seed, "update", step))
         state.step(settings.ema, step)
         return {"loss": figures.pop("loss"), "grad_norm": norm, "lr": rate, **figures}
 
@@ -74,7 +75,7 @@ class Trainer:
 
     def _seed(self, step: int, place: int) -> None:
         """For models that draw from the global state, such as dropout."""
-        torch.manual_seed(stable_seed(self.seed, "train", step, *([place] if place else [])))
+        seed_torch(stable_seed(self.seed, "train", step, *([place] if place else [])))
 
     def _culprits(self, step: int, chosen: list[int], draws: Draws) -> list[str]:
         """The candidates of the examples that are not finite alone; of all, if it takes several of them."""

@@ -1,0 +1,48 @@
+"""What commands about a configuration have in common: the arguments CONFIG and KEY=VALUE, and how they are read."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # the command line answers without them
+    from srum_plugins.config import RunConfig
+    from srum_plugins.host import PluginHost
+
+
+def add_config(parser: argparse.ArgumentParser, *, needed: bool = True) -> None:
+    """Add CONFIG, a path; None where it is not ``needed`` and not given."""
+    about = "a YAML file, such as configs/demo.yaml"
+    parser.add_argument("config", metavar="CONFIG", type=Path, nargs=None if needed else "?", help=about)
+
+
+def add_overrides(parser: argparse.ArgumentParser) -> None:
+    """Add any number of KEY=VALUE, which stand last."""
+    parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="settings that replace those of the file")
+
+
+def opened_host(path: Path, overrides: Sequence[str]) -> PluginHost:
+    """All plugins but those that the configuration blocks, which are not imported.
+
+    Raises:
+        ConfigError: the file or an override cannot be read.
+    """
+    from srum_plugins.config import blocked
+    from srum_plugins.host import PluginHost
+
+    return PluginHost.load(blocked(path, overrides), blocked_by="plugins.block of the config")
+
+
+def opened(args: argparse.Namespace) -> tuple[RunConfig, PluginHost]:
+    """The validated configuration of the parsed arguments, with the plugins that it is for.
+
+    Raises:
+        ConfigError: as :func:`srum_plugins.config.load`.
+        PluginError: as :func:`srum_plugins.config.load`.
+    """
+    from srum_plugins.config import load
+
+    host = opened_host(args.config, args.overrides)
+    return load(args.config, args.overrides, host), host

@@ -1,0 +1,1 @@
+"""What ``srum doctor`` looks at. Nothing of it loads weights, downloads or writes."""
