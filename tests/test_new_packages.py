@@ -152,16 +152,3 @@ def test_pip_installs_it_and_srum_lists_it(tmp_path: Path) -> None:
     (row,) = [row for row in json.loads(done.stdout) if row["name"] == "corners"]
     assert (row["kind"], row["distribution"], row["status"]) == ("grounder", "srum-corners", "ready")
     assert row["file"].startswith(str(folder / "srum_corners/plugin.py"))
-
-
-@pytest.mark.slow
-def test_the_wheel_has_the_templates(tmp_path: Path) -> None:
-    import zipfile
-
-    done = python("-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path), cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-    (wheel,) = tmp_path.glob("*.whl")
-    there = {name for name in zipfile.ZipFile(wheel).namelist() if "/templates/" in name and "scaffold" in name}
-    hidden = {".ruff_cache", "__pycache__", ".mypy_cache"}
-    wanted = {path for path in TEMPLATES.rglob("*") if path.is_file() and not hidden & set(path.parts)}
-    assert there == {f"srum_plugins/{path.relative_to(ROOT / 'srum_plugins')}" for path in wanted}
