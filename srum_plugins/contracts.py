@@ -157,10 +157,12 @@ class Prediction(Protocol):
     the other, each row-major from the top left: images may have different token grids."""
 
     def token_losses(self, latents: Sequence[Tensor]) -> Tensor:
-        """Per-token loss (T,) against these clean latents: for flow models mean_c (v - (noise - x0))^2."""
+        """Per-token loss (T,) against these clean latents: for flow models mean_c (v - (noise - x0))^2, for models that
+        draw by tokens the cross-entropy. A provider whose losses are no squared errors says so by ``squared``."""
 
     def token_distance(self, other: Prediction) -> Tensor:
-        """Per-token distance (T,) to another prediction: for flow models mean_c (v - v')^2."""
+        """Per-token distance (T,) to another prediction, 0 to itself and positive to others: for flow models
+        mean_c (v - v')^2, for likelihoods a divergence, which need not be the same both ways."""
 
 
 @runtime_checkable

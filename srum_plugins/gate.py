@@ -181,6 +181,20 @@ def check_latents(adapter: Registered, options: Any, train: TrainSection) -> Non
         raise ConfigError(f"train.latents=encoded does not work with the adapter {adapter.provider.name!r}: {why}")
 
 
+def check_objective(adapter: Registered, objective: Registered, options: Any) -> None:
+    """Refuse an objective that with these options is bounded below for squared errors alone, for an adapter whose token
+    losses are others: negative weights would push it ever further.
+
+    Raises:
+        ConfigError: why, and what to set.
+    """
+    if not adapter.provider.squared and (why := objective.provider.needs_squared(options)):
+        raise ConfigError(
+            f"the objective {objective.provider.name!r} does not work with the adapter {adapter.provider.name!r}, "
+            f"whose token losses are no squared errors: {why}"
+        )
+
+
 def _fitting(kind: Kind, adapter: Registered, host: PluginHost) -> str:
     """What is said of the providers that are ready and work with this adapter, by their default options."""
     names = [name for name in host.names(kind) if _fits(host.get(kind, name).provider, adapter)]

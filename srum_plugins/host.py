@@ -281,7 +281,8 @@ class PluginHost:
                     continue
                 if one.default is one.empty and one.name not in known:
                     raise PluginError(
-                        f"{_place(function)}: {hook} has no argument {one.name!r}.{did_you_mean(one.name, known)}"
+                        f"{_place(function)}: {hook} has no argument {one.name!r}: take only arguments that the hook "
+                        f"gives (docs/plugins.md).{did_you_mean(one.name, known)}"
                     )
                 if one.default is not one.empty and one.name in known:
                     raise PluginError(
@@ -348,7 +349,7 @@ def _check_provider(record: object, kind: Kind, where: str) -> None:
         raise ContractError(f"{where}: a name is a small letter, then small letters, digits, '.', '_' or '-'")
     if not (isinstance(record.summary, str) and record.summary.strip() and "\n" not in record.summary):
         raise ContractError(f"{where}: summary must be one line of text")
-    for role in ("factory", "needs", "check", "identity", "trained_dtype", "cannot_encode"):
+    for role in ("factory", "needs", "check", "identity", "trained_dtype", "cannot_encode", "needs_squared"):
         if not callable(getattr(record, role)):
             raise ContractError(f"{where}: {role} must be callable, got {getattr(record, role)!r}")
     if record.weightless is not None and not callable(record.weightless):
@@ -365,6 +366,8 @@ def _check_provider(record: object, kind: Kind, where: str) -> None:
         raise ContractError(f"{where}: capabilities must be a frozenset of Capability, got {record.capabilities!r}")
     if record.heads is not None and not callable(record.heads):
         raise ContractError(f"{where}: heads must be callable, got {record.heads!r}")
+    if not isinstance(record.squared, bool):
+        raise ContractError(f"{where}: squared must be true or false, got {record.squared!r}")
     own = (
         record.capabilities
         or record.presets
@@ -419,7 +422,6 @@ def _label(source: _Source) -> str:
 
 _MENDS: dict[type[BaseException], str] = {
     ModuleNotFoundError: "install it, or import it in the factory and name it in the provider's modules",
-    pluggy.PluginValidationError: "take only arguments that the hook gives (docs/plugins.md)",
 }
 """What to do about errors whose own words do not say it."""
 

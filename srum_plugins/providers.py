@@ -54,7 +54,10 @@ class Provider:
     was probed for them. ``weightless`` makes an adapter without memory from its options, as a
     :class:`srum_plugins.contracts.Weightless`, for ``srum doctor --memory``; None if it cannot be. ``cannot_encode``
     says of an adapter's options why it could not encode images and what to do, and is empty if it can; it is asked
-    before anything is loaded where ``train.latents=encoded``. ``parts`` are the options of a monitor that
+    before anything is loaded where ``train.latents=encoded``. ``squared`` says whether an adapter's token losses and
+    distances are squared errors of one prediction, as those of flows are, and ``needs_squared`` of an objective's
+    options why its loss is bounded below for such adapters alone and what to set, empty if it is for all; it is asked
+    where the adapter's are not. ``parts`` are the options of a monitor that
     name a provider themselves, each with its kind: in a config such an option is filled like that kind's slot.
     """
 
@@ -75,4 +78,6 @@ class Provider:
     heads: Callable[[Any], tuple[Heads, ...]] | None = None
     weightless: Callable[[Any], Any] | None = None
     cannot_encode: Callable[[Any], str] = lambda options: ""
+    squared: bool = True
+    needs_squared: Callable[[Any], str] = lambda options: ""
     parts: Mapping[str, Kind] = field(default_factory=dict)

@@ -111,7 +111,11 @@ def loading(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
     [
         ("import_error", "'a_package_of_nobody'", "install it"),
         ("unknown_hook", "'srum_model_adapter'", "Did you mean 'srum_model_adapters'"),
-        ("unknown_argument", "'srum_train_step_finished'", "take only arguments that the hook gives"),
+        (
+            "unknown_argument",
+            "srum_train_step_finished has no argument 'loss'",
+            "take only arguments that the hook gives",
+        ),
         ("unmarked_hook", "srum_model_adapters", "@srum_plugins.hookimpl"),
         ("duplicate_name", "the adapter 'toy'", "uninstall one, or block one"),
         ("missing_extra", "the adapter 'fancy'", "pip install 'fancy[all]'"),

@@ -9,10 +9,11 @@ from srum_plugins import commands, gate
 from srum_plugins.config import SLOTS, GroundSection, TrainSection
 from srum_plugins.contracts import Capability
 from srum_plugins.errors import CapabilityError, ConfigError
-from srum_plugins.gate import STAGE_NEEDS, STAGE_OF_SLOT, check, check_latents, check_optimizer
+from srum_plugins.gate import STAGE_NEEDS, STAGE_OF_SLOT, check, check_latents, check_objective, check_optimizer
 from srum_plugins.hookspecs import hookimpl
 from srum_plugins.host import PluginHost, Registered
 from srum_plugins.providers import Kind, Provider
+from srum_plugins.rewards import plugin as rewards
 from srum_plugins.stages.pipeline import NAMES
 
 
@@ -164,6 +165,32 @@ def test_an_adapter_that_cannot_encode_is_refused_where_images_are_to_be() -> No
     check_latents(blind, {"why": "it has no eyes"}, TrainSection())
     with pytest.raises(ConfigError, match=r"train\.latents=encoded does not work with .*: it has no eyes"):
         check_latents(blind, {"why": "it has no eyes"}, encoded)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "refused"),
+    [
+        ("srum", {}, ""),
+        ("srum", {"reference": "best"}, "negative_weights"),
+        ("srum", {"anchor": 0.1}, "negative_weights"),
+        ("srum", {"anchor": 0.1, "reference": "best", "negative_weights": "saturate"}, ""),
+        ("srum", {"anchor": 0.1, "reference": "best", "negative_weights": "zero"}, ""),
+        ("paired", {}, ""),
+        ("paired", {"preference": "linear", "anchor": 3.0}, "logistic"),
+    ],
+)
+def test_objectives_that_only_squared_errors_bound_are_refused_for_other_losses(
+    name: str, settings: dict[str, Any], refused: str
+) -> None:
+    provider = next(one for one in rewards.srum_objectives() if one.name == name)
+    objective = Registered(provider, Kind.OBJECTIVE, "ours", "1.0", "ours.py:1", "ours")
+    options = provider.options(**settings)
+    check_objective(adapter(), objective, options)
+    if not refused:
+        check_objective(adapter(squared=False), objective, options)
+        return
+    with pytest.raises(ConfigError, match=rf"'{name}' does not work with .* 'toy'.* no squared errors: .*{refused}"):
+        check_objective(adapter(squared=False), objective, options)
 
 
 def test_weights_that_an_optimizer_cannot_move_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

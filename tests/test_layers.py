@@ -19,6 +19,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PACKAGES = {Path(path).name: ROOT / path for path in PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]}
 CORE = "srum_plugins"
 FILES = [(name, file) for name, folder in PACKAGES.items() for file in sorted(folder.rglob("*.py"))]
+TESTING = ROOT / CORE / "testing"  # for tests of plugins: works with pytest and hypothesis alone
 DOTTED = re.compile(rf"({'|'.join(PACKAGES)})(\.\w+)*")
 # Every plugin may use the core and itself; here is what else. The drawn world's model is a small BAGEL, and the tiny
 # SAM is trained and measured on that world; an endpoint is asked what a model is asked, and by benchmarks too.
@@ -73,6 +74,17 @@ def test_a_package_imports_of_ours_only_what_it_may(package: str) -> None:
     assert wrong == []
 
 
+def test_only_tests_import_what_is_for_them() -> None:
+    wrong = [
+        f"{file.relative_to(ROOT)}:{line} imports {module}"
+        for _, file in FILES
+        if not file.is_relative_to(TESTING)
+        for line, module in imported(file)
+        if root(module) in ("pytest", "hypothesis") or f"{module}.".startswith(f"{CORE}.testing.")
+    ]
+    assert wrong == []
+
+
 def test_what_is_imported_is_declared() -> None:
     def names(lines: list[str]) -> set[str]:
         return {canonicalize_name(Requirement(line).name) for line in lines}
@@ -81,6 +93,7 @@ def test_what_is_imported_is_declared() -> None:
     extras = PROJECT["project"]["optional-dependencies"]
     # What an extra brings may be imported where it is used, not where a module begins.
     later = always | set().union(*(names(lines) for extra, lines in extras.items() if extra != "dev"))
+    testing = later | names(extras["testing"])
     dists = importlib.metadata.packages_distributions()
     wrong = [
         f"{file.relative_to(ROOT)}:{line} imports {module}, which no dependency in pyproject.toml provides"

@@ -21,7 +21,7 @@ Rewarded = tuple[Judged, Reward]
 class WeightedOptions:
     """Options of the ``srum`` objective.
 
-    ``lambda_c`` weighs the reference loss, ``anchor`` the velocity's distance to the frozen base model. ``reference``
+    ``lambda_c`` weighs the reference loss, ``anchor`` the prediction's distance to the frozen base model. ``reference``
     is the target of the reference loss: the sample itself, the best judged candidate of its prompt, or none.
     ``negative_weights`` says what happens to tokens with w < 0: ``refuse`` lets them be where the objective stays
     bounded and stops before training where it does not, ``saturate`` bounds their loss by ``tau``, ``zero`` drops them.
@@ -37,6 +37,17 @@ class WeightedOptions:
         _check(self, "lambda_c", "anchor")
         _check(self, "tau", positive=True)
 
+    @property
+    def needs_squared(self) -> str:
+        """See :attr:`srum_plugins.providers.Provider.needs_squared`. Against another target or the base a squared error
+        outgrows whatever pushes away; a cross-entropy need not."""
+        if self.negative_weights == "refuse" and (self.reference == "best" or self.anchor > 0):
+            return (
+                "only for these do reference: best and an anchor make up for negative weights. Set negative_weights to "
+                "saturate or zero, or reference to self or none with anchor 0"
+            )
+        return ""
+
 
 class Weighted(Objective):
     """SRUM's objective, L = mean(w * loss_sample) + lambda_c * mean(loss_ref) + anchor * mean(distance to base).
@@ -45,10 +56,10 @@ class Weighted(Objective):
     the noised sample; the reference changes the target only. Means are over all tokens of the batch.
 
     With ``reference: self`` a token's terms are (w + lambda_c) * loss, bounded below only if w + lambda_c >= 0.
-    With ``best`` and with an anchor they are squared errors whose sum has w + lambda_c + anchor as the coefficient of
-    the squared velocity, which must then be positive. With ``none``, lambda_c counts as 0. ``saturate`` takes
-    tau * (1 - exp(-loss / tau)) in place of the loss where w < 0: the same slope at 0, at most tau, so that pushing
-    away dies out once a sample has become unlikely.
+    With ``best`` and with an anchor they are, of flow models, squared errors whose sum has w + lambda_c + anchor as the
+    coefficient of the squared velocity, which must then be positive. With ``none``, lambda_c counts as 0. ``saturate``
+    takes tau * (1 - exp(-loss / tau)) in place of the loss where w < 0: the same slope at 0, at most tau, so that
+    pushing away dies out once a sample has become unlikely.
 
     An example's roles are (sample, reference) with ``reference: best`` and (sample,) otherwise.
     """
@@ -135,7 +146,7 @@ class PairedOptions:
 
     ``pairs`` are the best and worst candidate of a prompt (``extremes``) or every two candidates of a prompt (``all``);
     pairs whose scores differ by less than ``min_gap`` are left out, ties always. ``preference`` is the form of the
-    first term (see :class:`Paired`); ``beta`` is the sharpness of the logistic one. ``anchor`` weighs the velocity's
+    first term (see :class:`Paired`); ``beta`` is the sharpness of the logistic one. ``anchor`` weighs the prediction's
     distance to the frozen base model.
     """
 
@@ -153,6 +164,13 @@ class PairedOptions:
                 f"preference: linear needs an anchor above {LINEAR_ANCHOR:g}, got {self.anchor:g}: with less the "
                 "objective is unbounded below, as the push away from losers outgrows what holds the model to its base"
             )
+
+    @property
+    def needs_squared(self) -> str:
+        """See :attr:`srum_plugins.providers.Provider.needs_squared`."""
+        if self.preference == "linear":
+            return "only for these does an anchor hold what pushes away from losers. Set preference to logistic"
+        return ""
 
 
 LINEAR_ANCHOR = 2.0

@@ -41,11 +41,13 @@ def srum_objectives() -> list[Provider]:
             "SRUM's loss: reward-weighted, with a reference term",
             objectives.Weighted,
             objectives.WeightedOptions,
+            needs_squared=lambda options: options.needs_squared,
         ),
         Provider(
             "paired",
             "better against worse candidates of a prompt (after Diffusion-DPO; an extension, not in the paper)",
             objectives.Paired,
             objectives.PairedOptions,
+            needs_squared=lambda options: options.needs_squared,
         ),
     ]

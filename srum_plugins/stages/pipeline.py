@@ -94,8 +94,10 @@ def checks(config: RunConfig, host: PluginHost, chosen: Sequence[Stage], world: 
     adapter, names = config.providers[Kind.ADAPTER], [stage.name for stage in chosen]
     yield partial(gate.check, adapter.registered, _others(config), names, ground=config.ground, host=host)
     if any(stage is train.STAGE for stage in chosen):
+        objective = config.providers[Kind.OBJECTIVE]
         yield partial(gate.check_optimizer, adapter.registered, adapter.options, config.training, config.train)
         yield partial(gate.check_latents, adapter.registered, adapter.options, config.train)
+        yield partial(gate.check_objective, adapter.registered, objective.registered, objective.options)
         yield partial(gate.check_world, adapter.registered, config.train, world.size)
         yield partial(gate.check_monitors, _watching(config), config.train, world.size)
 

@@ -1,0 +1,1 @@
+"""Janus as a model of srum-plugins."""
