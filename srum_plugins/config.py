@@ -190,6 +190,11 @@ class Choice:
         """The members of an ensemble; else this choice alone."""
         return tuple(self.members.values()) or (self,)
 
+    @property
+    def source(self) -> str:
+        """The provider as messages name it, such as ``judge 'choice' of srum-plugins``."""
+        return f"{self.kind.value} {self.name!r} of {self.registered.distribution}"
+
     def plain(self) -> dict[str, Any]:
         """Name and options as plain containers."""
         return {"name": self.name, **_plain(self.options)}

@@ -16,6 +16,7 @@ from srum_plugins.errors import ContractError
 from srum_plugins.host import Registered
 from srum_plugins.providers import Kind, Provider
 from srum_plugins.records import Failure, Grounding, Judgement, Score, total
+from srum_plugins.result_checks import check_judgements
 from srum_plugins.runs.fingerprint import fingerprint
 
 Combine = Literal["mean", "min"]
@@ -102,22 +103,6 @@ class EnsembleJudge(Judge):
         return [
             combined({label: given[label][index] for label in given}, self._combine) for index in range(len(groundings))
         ]
-
-
-def check_judgements(given: Sequence[Judgement], groundings: Sequence[Grounding], who: str) -> None:
-    """Raise ContractError unless a judge gave one judgement per grounding, in order, with a local score per region."""
-    if len(given) != len(groundings):
-        raise ContractError(f"{who} returned {len(given)} results for {len(groundings)} items")
-    for index, (judgement, grounding) in enumerate(zip(given, groundings, strict=True)):
-        if judgement.candidate_id != grounding.candidate_id:
-            raise ContractError(
-                f"{who}: result {index} is for {judgement.candidate_id!r}, expected {grounding.candidate_id!r}"
-            )
-        if len(judgement.local) != len(grounding.regions):
-            raise ContractError(
-                f"{who}: candidate {judgement.candidate_id!r} has {len(grounding.regions)} regions, "
-                f"but got {len(judgement.local)} local scores"
-            )
 
 
 def combined(given: Mapping[str, Judgement], how: Combine) -> Judgement:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 from srum_plugins.config_arguments import add_config, add_overrides, opened_host
 
 if TYPE_CHECKING:  # the command line answers without them
-    from PIL import Image
-
     from srum_plugins.ablations.arms import Arm
-    from srum_plugins.ablations.experiment import Experiment, Results
+    from srum_plugins.ablations.compare import Row
+    from srum_plugins.ablations.plan import Experiment
+    from srum_plugins.ablations.stress import Curves
     from srum_plugins.host import PluginHost
 
 CONTROL = "uniform"
@@ -97,13 +97,13 @@ def _ablate(args: argparse.Namespace) -> None:
     if control is not None and control not in chosen:
         raise ConfigError(f"--control {control} is not among the arms that are run.{did_you_mean(control, chosen)}")
     host = opened_host(args.config, overrides)
-    from srum_plugins.ablations.experiment import plan  # here, because torch takes seconds: mistakes are told before
+    from srum_plugins.ablations.plan import plan  # here, because torch takes seconds: mistakes are told before
 
     _run(plan("ablation", args.config, overrides, arms, seeds, control, host, args.out), host)
 
 
 def _stress(args: argparse.Namespace) -> None:
-    from srum_plugins.ablations.stress import CLEAN, curves, sensitivity_curve, stress_arms
+    from srum_plugins.ablations.stress import CLEAN, curves, stress_arms
     from srum_plugins.corruption import KINDS
 
     overrides = list(args.overrides)
@@ -112,16 +112,16 @@ def _stress(args: argparse.Namespace) -> None:
     seeds = [int(seed) for seed in _numbers("--seeds", _apart(args.seeds, overrides), int)]
     arms = stress_arms(kinds, levels)
     host = opened_host(args.config, overrides)
-    from srum_plugins.ablations.experiment import plan  # here, because torch takes seconds: mistakes are told before
+    from srum_plugins.ablations.plan import plan  # here, because torch takes seconds: mistakes are told before
 
     experiment = plan("stress-grounding", args.config, overrides, arms, seeds, CLEAN, host, args.out)
-    _run(experiment, host, lambda results: sensitivity_curve(curves(results.rows, kinds, levels)))
+    _run(experiment, host, lambda rows: curves(rows, kinds, levels))
 
 
 def _run(
     experiment: Experiment,
     host: PluginHost,
-    picture: Callable[[Results], Image.Image | None] = lambda results: None,
+    sensitivity: Callable[[Sequence[Row]], Curves] = lambda rows: {},
 ) -> None:
     from rich.console import Console
 
@@ -136,12 +136,12 @@ def _run(
 
     world = join(experiment.main.run.device)
     try:
-        results = run_arms(experiment, host, world, say, picture)
+        results = run_arms(experiment, host, world, say, sensitivity)
     finally:
         world.leave()
     if world.main:
         console.print(table(results.rows, experiment.control, f"{experiment.main.run.name} · {experiment.name}"))
-        say(f"tables: {experiment.results}")
+        say(f"tables and report: {experiment.results}")
     if results.failures:
         raise results.failed()
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import toy_backend
 import yaml
 from engine_fixtures import directories, toy_host, write_config
 from processes import launch
@@ -12,7 +13,9 @@ from toy_processes import ablation_command
 
 from srum_plugins import hookimpl
 from srum_plugins.ablations.arms import Arm
-from srum_plugins.ablations.experiment import Experiment, Results, plan, run_arms
+from srum_plugins.ablations.experiment import run_arms
+from srum_plugins.ablations.plan import Experiment, plan
+from srum_plugins.ablations.results import Results
 from srum_plugins.ablations.stress import curves, sensitivity_curve, stress_arms
 from srum_plugins.cli import main
 from srum_plugins.errors import ConfigError
@@ -201,7 +204,8 @@ def test_mistakes_are_told_before_anything_runs(tmp_path: Path) -> None:
 def test_mlflow_shows_the_arms_below_the_ablation_with_its_table(tmp_path: Path) -> None:
     host = toy_host()
     host.register(tracking, "tracking")
-    planned = experiment(tmp_path, host, FLAT, MAPS, seeds=(3,), tracking={"enabled": True})
+    run = {**toy_backend.config(tmp_path / "run")["run"], "report": True}
+    planned = experiment(tmp_path, host, FLAT, MAPS, seeds=(3,), tracking={"enabled": True}, run=run)
     run_arms(planned, host, World(), lambda text: None)
     from mlflow import MlflowClient
 
@@ -218,6 +222,8 @@ def test_mlflow_shows_the_arms_below_the_ablation_with_its_table(tmp_path: Path)
     assert found["toy ablation"].info.status == "FINISHED"
     assert "mlflow.parentRunId" not in found["toy ablation"].data.tags
     assert "ablation/maps/in_domain/minus_base" in found["toy ablation"].data.metrics
+    page = (planned.results / "report.html").read_text()
+    assert Path(client.download_artifacts(parent, "report.html")).read_text() == page
     table = json.loads(Path(client.download_artifacts(parent, "tables/ablation.json")).read_text())
     assert [row[0] for row in table["data"]] == ["flat", "flat", "maps", "maps"]
     run_arms(planned, host, World(), lambda text: None)

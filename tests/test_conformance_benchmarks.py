@@ -35,7 +35,7 @@ from srum_plugins.testing.prompt_sets import PromptSetConformance
 
 class TestShapesPrompts(PromptSetConformance):
     name = "shapes"
-    options = {"count": 24}
+    options = {"count": 10}
 
 
 class TestToyPrompts(PromptSetConformance):
@@ -45,7 +45,8 @@ class TestToyPrompts(PromptSetConformance):
 
 class TestShapes(BenchmarkConformance):
     name = "shapes"
-    options = {"prompts_per_split": 10, "questions": 14}
+    options = {"prompts_per_split": 5, "questions": 7}
+    examples = 2  # the oracle reads every image three times
 
 
 class TestToyBenchmark(BenchmarkConformance):

@@ -509,4 +509,4 @@ def test_the_documented_configs_are_read(tmp_path: Path) -> None:
         path = tmp_path / f"{index}.yaml"
         path.write_text(yaml.safe_dump({**base, **yaml.safe_load(block)}))
         names.append(load(path, [], host).providers[Kind.BENCHMARK].name)
-    assert set(names) == {"t2i-compbench", "t2i-reasonbench", "file"}
+    assert set(names) == {"t2i-compbench", "t2i-reasonbench", "file", "toy"}  # one is of training prompts

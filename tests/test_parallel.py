@@ -20,9 +20,9 @@ from srum_plugins.contracts import Example, Objective
 from srum_plugins.rewards.maps import RewardMap
 from srum_plugins.rewards.objectives import Paired, PairedOptions, Weighted, WeightedOptions
 from srum_plugins.runs.store import StageDirectory
+from srum_plugins.training import parallel
 from srum_plugins.training.checkpoints import METRICS, resume, save
 from srum_plugins.training.dataset import Dataset
-from srum_plugins.training.parallel import Replicated, Sharded, Single, shard
 from srum_plugins.training.shared_tensors import full
 from srum_plugins.training.state import TrainingState
 from srum_plugins.training.step import NonFiniteError, Trainer
@@ -60,12 +60,7 @@ def trainer(case: str, sharding: str, world: World) -> Trainer:
     if settings.master_weights:
         adapter.model.to(torch.bfloat16)
     parameters = adapter.start_training(training, base=objective.uses_base)
-    engine = Single(objective, adapter)
-    if world.size > 1 and sharding == "fsdp2":
-        parameters = shard(adapter, "cpu", world)
-        engine = Sharded(objective, adapter, world)
-    elif world.size > 1:
-        engine = Replicated(objective, adapter, parameters, world)
+    engine, parameters = parallel.start(objective, adapter, parameters, sharding, "cpu", world)
     return Trainer(settings, 0, adapter, TrainingState.start(settings, parameters), dataset(), engine, world)
 
 

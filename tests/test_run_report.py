@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-import html
 import io
 import json
 import re
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +16,7 @@ import toy_backend
 from engine_fixtures import toy_config, toy_host, toy_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pages import Page, browser
+from pages import HOSTILE, Measure, Page, check_alone
 from PIL import Image
 
 from srum_plugins import hookimpl
@@ -29,11 +26,11 @@ from srum_plugins.host import PluginHost
 from srum_plugins.records import Box, Failure, Mask, Noted, Reading, Region, Score, to_json
 from srum_plugins.report import change_in_words, rows
 from srum_plugins.reporting.curves import POINTS, SERIES, curve_svg, smoothed
+from srum_plugins.reporting.figures import TEXT, duration, without_credentials
 from srum_plugins.reporting.inline import LOSSLESS, SIDE, data_uri
 from srum_plugins.reporting.page import page
 from srum_plugins.reporting.run_report import run_page, write
 from srum_plugins.reporting.sections import (
-    TEXT,
     Card,
     Cost,
     Failed,
@@ -43,7 +40,6 @@ from srum_plugins.reporting.sections import (
     Strip,
     costs,
     curves,
-    duration,
     gallery,
     headline,
     label_places,
@@ -52,7 +48,6 @@ from srum_plugins.reporting.sections import (
     quarantine,
     results,
     rewards,
-    without_credentials,
 )
 from srum_plugins.rewards.maps import MapRegion, RewardMap
 from srum_plugins.stages.pipeline import summary_of
@@ -60,23 +55,6 @@ from srum_plugins.stages.session import Session
 from srum_plugins.stats import BETTER, WORSE
 
 FIGURES = {"before": 0.5, "after": 0.75, "delta": 0.25, "ci95": [0.1, 0.4], "prompts": 480}
-HOSTILE = st.one_of(
-    st.sampled_from(
-        [
-            "<script>alert(1)</script>",
-            "\"><img src=x onerror='alert(1)'>",
-            "</style><b>",
-            "</svg></section>",
-            "{{ 7 * 7 }}{% raw %}",
-            "&lt;&amp;\u2028",
-            "--><!--",
-            "]]>",
-            "$\\frac{1}{2}$ a_b^c",
-            "javascript:alert(1)",
-        ]
-    ),
-    st.text(st.characters(codec="utf-8", exclude_characters="\r\x00"), min_size=1, max_size=40),
-)
 
 
 def image(size: int = 8, seed: int = 0) -> Image.Image:
@@ -120,24 +98,6 @@ def every_section(text: str) -> list[Section]:
         costs([Cost(text, 2.0, (3, 4))]),
         made(text, {text: text}, [Made(text, text, {text: text}), Made("other", text, {text: "else"})]),
     ]
-
-
-def check_alone(found: Page) -> None:
-    """Nothing is fetched, nothing runs, and every picture has words."""
-    assert all(address.startswith(("data:image/", "#")) for address in found.addresses())
-    assert not re.search(r"url\(|@import|expression\(", found.style)
-    tags = {tag for tag, _ in found.elements}
-    assert not tags & {"script", "iframe", "object", "embed", "link", "base", "form", "foreignobject"}
-    for tag, attributes in found.elements:
-        assert not [name for name in attributes if name.startswith("on")], (tag, attributes)
-        remote = [value for value in attributes.values() if "url(" in value and "url(#" not in value]
-        assert not remote, remote
-    for shown in found.of("img"):
-        assert shown["alt"].strip() and int(shown["width"]) > 0 and int(shown["height"]) > 0
-    for drawn in found.of("svg"):
-        assert drawn.get("aria-hidden") == "true" or drawn["aria-label"].strip()
-    names = [attributes["id"] for _, attributes in found.elements if "id" in attributes]
-    assert len(names) == len(set(names))
 
 
 @given(HOSTILE)
@@ -402,57 +362,8 @@ def test_the_command_writes_the_page_without_the_model(
 
 
 # --- in a browser -----------------------------------------------------------------------------------------------------
-MEASURE = """<!doctype html><meta charset="utf-8"><style>body {{ margin: 0 }} iframe {{ border: 0 }}</style>
-<iframe width="{width}" height="{height}" srcdoc="{page}"></iframe><pre id="measured"></pre>
-<script>
-onload = () => {{
-  const seen = document.querySelector("iframe").contentDocument;
-  seen.querySelectorAll("details").forEach(part => part.open = true);
-  const out = [...seen.querySelectorAll("body *")].filter(one => one.getBoundingClientRect().right > {width} + 0.5);
-  document.getElementById("measured").textContent = JSON.stringify({{
-    width: seen.documentElement.scrollWidth,
-    out: out.map(one => one.tagName + "." + one.getAttribute("class")),
-    broken: [...seen.images].filter(one => !one.naturalWidth).length,
-    images: seen.images.length,
-    sections: seen.querySelectorAll("section").length,
-  }});
-  seen.querySelectorAll("details").forEach(part => part.open = false);
-}};
-</script>"""
-
-
-@pytest.fixture(scope="module")
-def measured(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], dict[str, Any]]:
-    command = browser()
-    if command is None:
-        pytest.skip("no browser: set SRUM_BROWSER, or pip install PyQt6-WebEngine")
-    folder = tmp_path_factory.mktemp("browser")
-
-    def measure(whole: str, width: int) -> dict[str, Any]:
-        """What a window of this width shows; ``shot`` is its picture."""
-        wrapper = folder / f"{width}.html"
-        frame = {"width": width, "height": 900, "page": html.escape(whole)}
-        wrapper.write_text(MEASURE.format(**frame))
-        switches = ["--headless", "--no-sandbox", "--disable-gpu", f"--window-size={max(width, 500)},900"]
-        shot = folder / f"{width}.png"
-
-        def browse(switch: str) -> str:
-            done = subprocess.run(
-                [*command, *switches, switch, wrapper.as_uri()], capture_output=True, text=True, timeout=120, check=True
-            )
-            return done.stdout
-
-        text = re.findall(r'<pre id="measured">(.*?)</pre>', browse("--dump-dom"))[0]
-        browse(f"--screenshot={shot}")
-        return {**json.loads(html.unescape(text)), "shot": Image.open(shot).convert("RGB").crop((0, 0, width, 900))}
-
-    return measure
-
-
 @pytest.mark.parametrize("width", [360, 1280])
-def test_in_a_browser_nothing_is_broken_or_wider_than_the_window(
-    folder: Path, measured: Callable[[str, int], dict[str, Any]], width: int
-) -> None:
+def test_in_a_browser_nothing_is_broken_or_wider_than_the_window(folder: Path, measured: Measure, width: int) -> None:
     session = Session(toy_config(folder, "judge.fail_every=2"), toy_host())
     found = measured(run_page(session, summary_of(session)), width)
     assert (found["out"], found["width"] <= width) == ([], True)
@@ -461,6 +372,6 @@ def test_in_a_browser_nothing_is_broken_or_wider_than_the_window(
     assert colours is not None and len(colours) > 100  # letters, images and lines, not a blank page
 
 
-def test_in_a_browser_long_words_do_not_widen_a_phone(measured: Callable[[str, int], dict[str, Any]]) -> None:
+def test_in_a_browser_long_words_do_not_widen_a_phone(measured: Measure) -> None:
     found = measured(page("w" * 200, ["w" * 200], every_section("w" * 200)), 360)
     assert (found["out"], found["width"] <= 360) == ([], True)

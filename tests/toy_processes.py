@@ -16,7 +16,8 @@ from engine_fixtures import toy_config, toy_host
 from srum_plugins import hookimpl
 from srum_plugins import world as worlds
 from srum_plugins.ablations.arms import Arm
-from srum_plugins.ablations.experiment import plan, run_arms
+from srum_plugins.ablations.experiment import run_arms
+from srum_plugins.ablations.plan import plan
 from srum_plugins.errors import SrumError, StageError
 from srum_plugins.host import PluginHost
 from srum_plugins.stages.pipeline import run

@@ -15,7 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from srum_compbench.options import CATEGORIES, CompBenchOptions
+from srum_compbench.options import CATEGORIES, PromptOptions
 from srum_plugins.contracts import Composite
 from srum_plugins.errors import ConfigError, did_you_mean
 from srum_plugins.records import Prompt
@@ -37,7 +37,7 @@ COMPOSITES = (
 """As in SRUM's release: Complex is the mean of three means, overall the mean of Complex and seven other categories."""
 
 
-def read_prompts(options: CompBenchOptions) -> list[Prompt]:
+def read_prompts(options: PromptOptions) -> list[Prompt]:
     """The prompts that the options name, category by category. Their ids hold the category, and the ``Question_id`` or
     the number of the prompt in its file, from 0.
 
@@ -47,7 +47,7 @@ def read_prompts(options: CompBenchOptions) -> list[Prompt]:
     path = options.path
     found = _from_folder(path, options.categories) if path.is_dir() else _from_json(path, options.categories)
     if not found:
-        raise ConfigError(f"benchmark.path: {path} has no prompt of any category. {_expected()}")
+        raise ConfigError(f"{path} has no prompt of any category. {_expected()}")
     return [prompt for prompts in found.values() for prompt in prompts[: options.per_category]]
 
 
@@ -65,7 +65,7 @@ def _from_folder(folder: Path, wanted: Sequence[str]) -> dict[str, list[Prompt]]
         path = folder / FILES[category]
         if not path.is_file():
             if wanted:
-                raise ConfigError(f"benchmark.path: there is no {path}, which category {category!r} is in")
+                raise ConfigError(f"there is no {path}, which category {category!r} is in")
             continue
         texts = [line.strip() for line in _text(path).splitlines()]
         found[category] = [
@@ -93,7 +93,7 @@ def _from_json(path: Path, wanted: Sequence[str]) -> dict[str, list[Prompt]]:
         if prompt.category in found:
             found[prompt.category].append(prompt)
     if empty := [name for name in wanted if not found[name]]:
-        raise ConfigError(f"benchmark.categories: {path} has no prompt of {empty[0]!r}")
+        raise ConfigError(f"{path} has no prompt of {empty[0]!r}")
     return {name: prompts for name, prompts in found.items() if prompts}
 
 
@@ -126,7 +126,7 @@ def _bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise ConfigError(f"benchmark.path: {path} cannot be read: {error.strerror}. {_expected()}") from error
+        raise ConfigError(f"{path} cannot be read: {error.strerror}. {_expected()}") from error
 
 
 def _expected() -> str:

@@ -1,4 +1,4 @@
-"""What users can set of the benchmark ``t2i-compbench``."""
+"""What users can set of ``t2i-compbench``, the benchmark and the set of training prompts."""
 
 from __future__ import annotations
 
@@ -23,19 +23,27 @@ CATEGORIES = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompBenchOptions(HundredOptions):
-    """Those of :class:`srum_compbench.hundred.HundredOptions`; ``path`` is the JSON file of SRUM's release, or the
-    folder of T2I-CompBench's text files (:mod:`srum_compbench.data`). ``categories`` are those that are asked for
-    (empty: all that are there); of each the first ``per_category`` prompts are (null: all)."""
+class PromptOptions:
+    """``path`` is the JSON file of SRUM's release, or the folder of T2I-CompBench's text files
+    (:mod:`srum_compbench.data`). ``categories`` are those that are asked for (empty: all that are there); of each the
+    first ``per_category`` prompts are (null: all)."""
 
     path: Path
     categories: tuple[str, ...] = ()
     per_category: int | None = None
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         for name in self.categories:
             if name not in CATEGORIES:
                 raise ValueError(f"categories: there is no {name!r}.{did_you_mean(name, CATEGORIES)}")
         if self.per_category is not None and self.per_category < 1:
             raise ValueError(f"per_category must be at least 1, or null for all, got {self.per_category}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompBenchOptions(PromptOptions, HundredOptions):
+    """Those of :class:`PromptOptions` and of :class:`srum_compbench.hundred.HundredOptions`."""
+
+    def __post_init__(self) -> None:
+        PromptOptions.__post_init__(self)
+        HundredOptions.__post_init__(self)

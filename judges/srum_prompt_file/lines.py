@@ -45,7 +45,7 @@ def read_prompts(path: Path) -> list[Prompt]:
         first[prompt.id] = number
         prompts.append(prompt)
     if not prompts:
-        raise ConfigError(f"benchmark.path: {path} has no prompts, one of which is expected in every line")
+        raise ConfigError(f"{path} has no prompts, one of which is expected in every line")
     return prompts
 
 
@@ -59,7 +59,7 @@ def _bytes(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise ConfigError(
-            f"benchmark.path: {path} cannot be read: {error.strerror}. It must be a text file with one prompt a line, "
+            f"{path} cannot be read: {error.strerror}. It must be a text file with one prompt a line, "
             "or a .jsonl file (docs/benchmarks.md)"
         ) from error
 

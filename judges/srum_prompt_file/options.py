@@ -1,4 +1,4 @@
-"""What users can set of the benchmark ``file``."""
+"""What users can set of ``file``, the benchmark and the set of training prompts."""
 
 from __future__ import annotations
 
@@ -6,6 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from srum_compbench.hundred import HundredOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class PathOptions:
+    """``path`` is the file of prompts (:mod:`srum_prompt_file.lines`)."""
+
+    path: Path
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Registers the benchmark ``file``."""
+"""Registers ``file``, the benchmark and the set of training prompts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from srum_plugins.hookspecs import hookimpl
 from srum_plugins.providers import Provider
-from srum_prompt_file.options import PromptFileOptions
+from srum_prompt_file.options import PathOptions, PromptFileOptions
 
 
 @hookimpl
@@ -22,6 +22,20 @@ def srum_benchmarks() -> list[Provider]:
             identity=_identity,
         )
     ]
+
+
+@hookimpl
+def srum_prompt_sets() -> list[Provider]:
+    """Somebody's own prompts to train on."""
+    return [Provider(name="file", summary="your own prompts from a file", factory=_prompt_set, options=PathOptions)]
+
+
+def _prompt_set(options: PathOptions) -> Any:
+    from srum_compbench.prompt_set import GivenPrompts
+
+    from srum_prompt_file.lines import read_prompts
+
+    return GivenPrompts(read_prompts(options.path))
 
 
 def _factory(options: PromptFileOptions) -> Any:

@@ -26,6 +26,10 @@ class Point:
     gain: Interval
 
 
+Curves = Mapping[str, Mapping[str, Sequence[Point]]]
+"""The points by kind and split, in rising level."""
+
+
 def stress_arms(kinds: Sequence[str], levels: Sequence[float]) -> list[Arm]:
     """The run as it is, and an arm for each kind and level.
 
@@ -46,8 +50,8 @@ def stress_arms(kinds: Sequence[str], levels: Sequence[float]) -> list[Arm]:
     return [Arm(CLEAN, "the run as it is", ("ground.corrupt=none",)), *found]
 
 
-def curves(rows: Sequence[Row], kinds: Sequence[str], levels: Sequence[float]) -> dict[str, dict[str, list[Point]]]:
-    """The points by kind and split, in rising level from the clean run on. What was not measured is left out."""
+def curves(rows: Sequence[Row], kinds: Sequence[str], levels: Sequence[float]) -> Curves:
+    """The points from the clean run on. What was not measured is left out."""
     gains = {(row.arm, row.split): row.base for row in rows if row.base is not None}
     found: dict[str, dict[str, list[Point]]] = {}
     for kind in dict.fromkeys(kinds):
@@ -59,7 +63,7 @@ def curves(rows: Sequence[Row], kinds: Sequence[str], levels: Sequence[float]) -
     return found
 
 
-def sensitivity_curve(found: Mapping[str, Mapping[str, Sequence[Point]]]) -> Image.Image | None:
+def sensitivity_curve(found: Curves) -> Image.Image | None:
     """One panel per kind: the gain over the level with its 95 % interval, a colour per split; None without points."""
     if not found:
         return None

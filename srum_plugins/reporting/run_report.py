@@ -17,7 +17,8 @@ from srum_plugins.records import Noted
 from srum_plugins.report import rows
 from srum_plugins.reporting import sections
 from srum_plugins.reporting.page import page
-from srum_plugins.reporting.sections import Card, Cost, Failed, Made, Section, Shot, Strip
+from srum_plugins.reporting.sections import Card, Cost, Failed, Made, Section
+from srum_plugins.reporting.sides import Side, strips
 from srum_plugins.runs.files import read_sealed, write_if_different
 from srum_plugins.runs.fingerprint import SHORT
 from srum_plugins.runs.store import QUARANTINE
@@ -62,13 +63,18 @@ def run_page(session: Session, summary: Mapping[str, Any]) -> str:
             "`srum run` with the same arguments makes it"
         )
     missing = [part.name for part in PARTS if part.name not in done]
-    used = [f"{kind.value} {'+'.join(choice.members) or choice.name}" for kind, choice in config.providers.items()]
-    facts = [*used, f"seed {config.run.seed}"]
+    facts = [*providers(session), f"seed {config.run.seed}"]
     if missing:
         facts.append(f"not complete: {', '.join(missing)}")
     if "train" in done and (stopped := stopped_early(session.directory(train.STAGE).facts())):
         facts.append(stopped)
     return page(f"{config.run.name}: {config.arm}", facts, run_sections(session, summary, done))
+
+
+def providers(session: Session) -> list[str]:
+    """The kind and the name of every provider that a run uses."""
+    chosen = session.config.providers.items()
+    return [f"{kind.value} {'+'.join(choice.members) or choice.name}" for kind, choice in chosen]
 
 
 def run_sections(session: Session, summary: Mapping[str, Any], done: set[str]) -> list[Section]:
@@ -90,14 +96,14 @@ def run_sections(session: Session, summary: Mapping[str, Any], done: set[str]) -
         directory = session.directory(train.STAGE)
         found.append(sections.curves({session.config.run.name: read_metrics(directory)}))
         if noted := read_noted(directory.path / MONITORS):
-            found.append(sections.monitors([_reading(one) for one in noted]))
+            found.append(sections.monitors([reading(one) for one in noted]))
     found += [
-        sections.quarantine(failed_records(session)),
+        sections.quarantine(failed_records(session, PARTS)),
         sections.costs(stage_costs(session, done)),
         sections.made(
             OmegaConf.to_yaml(OmegaConf.create(dict(session.info.config))),
             session.info.versions,
-            [_made(session, part) for part in PARTS if part.name in done],
+            [made(session, part, part.name) for part in PARTS if part.name in done],
         ),
     ]
     return found
@@ -105,32 +111,18 @@ def run_sections(session: Session, summary: Mapping[str, Any], done: set[str]) -
 
 def galleries(session: Session) -> list[Section]:
     """Images before and after training: the first of each split and category, and those whose verdict has changed."""
-    before, after = (
-        evaluate.shards(session, session.directory(part)).read() for part in (evaluate.BASELINE, evaluate.STAGE)
-    )
-    sides = [evaluate.images(session, session.directory(part)) for part in (evaluate.BASELINE_IMAGES, evaluate.IMAGES)]
-    drawn = [side.read() for side in sides]
+    sides = [
+        Side.read(session, "before", evaluate.BASELINE_IMAGES, evaluate.BASELINE),
+        Side.read(session, "after", evaluate.IMAGES, evaluate.STAGE),
+    ]
+    before, after = (side.records for side in sides)
     texts = {prompt.id: prompt.text for prompt in session.benchmark_prompts}
-
-    def strips(indices: Sequence[int]) -> list[Strip]:
-        made = []
-        for index in indices:
-            shots = []
-            for label, files, named, records in zip(("before", "after"), sides, drawn, (before, after), strict=True):
-                full = records[index].values.get("full")
-                # Of a score such as 0.9 nobody can say that the prompt is met or is not.
-                met = full == 1.0 if full in (0.0, 1.0) else None
-                shots.append(Shot(label, files.image(named[index].image), met))
-            new = after[index]
-            made.append(Strip(texts[new.prompt_id], " · ".join(filter(None, (new.split, new.category))), shots))
-        return made
-
     first = evaluate.in_turn(after, range(len(after)), SHOWN)
     changed = evaluate.changed(before, after)
     found = [
         sections.gallery(
             "Before and after",
-            strips(first),
+            strips(texts, sides, [after[index] for index in first]),
             f"The first prompts of each split and category, {len(first)} of {len(after)}, not chosen by their result. "
             "The same prompt has the same seed before and after.",
         )
@@ -141,7 +133,7 @@ def galleries(session: Session) -> list[Section]:
         found.append(
             sections.gallery(
                 "Changed verdicts",
-                strips(shown),
+                strips(texts, sides, [after[index] for index in shown]),
                 f"For the better: {gained}; for the worse: {len(changed) - gained}. Shown: {len(shown)}.",
                 key="changed",
                 folded=True,
@@ -172,11 +164,11 @@ def reward_cards(session: Session) -> list[Card]:
     ]
 
 
-def failed_records(session: Session) -> list[Failed]:
-    """What the stages have set apart, in their order."""
+def failed_records(session: Session, parts: Sequence[Part]) -> list[Failed]:
+    """What these stages have set apart, in their order."""
     return [
         Failed(part.name, str(row["candidate"]), str(row["cause"]), str(row["detail"]))
-        for part in PARTS
+        for part in parts
         for row in _lines(session.directory(part).path / QUARANTINE)
     ]
 
@@ -193,13 +185,14 @@ def stage_costs(session: Session, done: set[str]) -> list[Cost]:
     return found
 
 
-def _made(session: Session, part: Part) -> Made:
+def made(session: Session, part: Part, name: str) -> Made:
+    """What a complete part is of; ``name`` is what the page calls it."""
     directory = session.directory(part)
     manifest = read_sealed(directory.path / "manifest.json")
-    return Made(part.name, directory.fingerprint[:SHORT], manifest.get("made_with", {}))
+    return Made(name, directory.fingerprint[:SHORT], manifest.get("made_with", {}))
 
 
-def _reading(noted: Noted) -> dict[str, Any]:
+def reading(noted: Noted) -> dict[str, Any]:
     """A row of :func:`srum_plugins.reporting.sections.monitors`. Those on the last weights are named apart."""
     reading = noted.reading
     failure = reading.failure

@@ -7,7 +7,6 @@ is; the templates escape it.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,20 +15,24 @@ from PIL import Image
 
 from srum_plugins import report
 from srum_plugins.records import Box, Failure, Region, Score, total
-from srum_plugins.reporting.curves import SERIES, curve_svg
+from srum_plugins.reporting.curves import curve_svg, legend
+from srum_plugins.reporting.figures import cut, duration, ends, limits, number, plot, without_credentials
 from srum_plugins.reporting.inline import LOSSLESS, data_uri, mask_uri, weights_uri
 from srum_plugins.rewards.maps import RewardMap, mask_array
-from srum_plugins.stats import BETTER, WORSE
+from srum_plugins.stats import BETTER, WORSE, Interval
 
-TEXT = 600
-"""Characters of a reason or an answer that are shown."""
 ANSWERS = 12
 """Raw answers of a judge that are shown of a candidate."""
 LISTED = 200
 """Rows of a list of failures or readings that are shown."""
 WORST = ("stop", "warning")
 """The levels of a monitor's reading that are told, the worst first."""
-_PLOT = 120  # width of an interval's plot in units of its own
+NARROW = 4
+"""Images of a strip that stand in a narrow card."""
+TOLD = 4
+"""Runs whose curves are told in figures too."""
+FOLDED = 12
+"""Readings of monitors that are well: more of them are opened by a click."""
 
 
 @dataclass(frozen=True)
@@ -115,8 +118,7 @@ def headline(summary: Mapping[str, Any]) -> Section:
 
 def results(rows: Sequence[Mapping[str, Any]], key: str = "results", title: str = "Results") -> Section:
     """A table of rows as :func:`srum_plugins.report.rows` makes them, with the intervals drawn on one scale."""
-    ends = [abs(row[key]) for row in rows for key in ("delta", "low", "high") if row[key] is not None]
-    most = max([*ends, 1e-9])
+    most = max([1e-9, *(abs(row[key]) for row in rows for key in ("delta", "low", "high") if row[key] is not None)])
     shown = [{**_figures(row), "kind": _kind(row), "plot": _plot(row, most)} for row in rows]
     return Section(key, title, "results", {"rows": shown, "most": f"{most:.3f}"})
 
@@ -131,7 +133,8 @@ def gallery(title: str, strips: Sequence[Strip], note: str, *, key: str = "image
         }
         for strip in strips
     ]
-    return Section(key, title, "gallery", {"strips": shown, "note": note, "folded": folded})
+    wide = any(len(strip.shots) > NARROW for strip in strips)
+    return Section(key, title, "gallery", {"strips": shown, "note": note, "folded": folded, "wide": wide})
 
 
 def rewards(cards: Sequence[Card], note: str = "") -> Section:
@@ -139,22 +142,25 @@ def rewards(cards: Sequence[Card], note: str = "") -> Section:
     return Section("rewards", "Reward maps", "rewards", {"cards": [_card(card) for card in cards], "note": note})
 
 
-def curves(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> Section:
+def curves(runs: Mapping[str, Sequence[Mapping[str, float]]], note: str = "") -> Section:
     """One chart per metric over the step, with a line for each run by its name. ``runs`` has the metrics of train
     steps, each with ``step``; a metric may be missing from some of them."""
     metrics = dict.fromkeys(name for rows in runs.values() for row in rows for name in row if name != "step")
     charts = []
     for place, metric in enumerate(metrics):
         held = {name: [row for row in rows if metric in row] for name, rows in runs.items()}
-        held = {name: rows for name, rows in held.items() if rows}
-        lines = [([row["step"] for row in rows], [row[metric] for row in rows]) for rows in held.values()]
-        ends = [
-            f"{name + ' ' if len(held) > 1 else ''}{_number(values[0], '.4g')} to {_number(values[-1], '.4g')}"
-            for name, (_, values) in zip(held, lines, strict=True)
-        ]
-        charts.append({"name": metric, "svg": curve_svg(lines, f"chart-{place}"), "ends": "; ".join(ends)})
-    legend = [(place % SERIES, name) for place, name in enumerate(runs)] if len(runs) > 1 else []
-    return Section("training", "Training", "curves", {"charts": charts, "legend": legend})
+        lines = {name: ([row["step"] for row in rows], [row[metric] for row in rows]) for name, rows in held.items()}
+        told = [f"{name + ' ' if len(runs) > 1 else ''}{ends(values)}" for name, (_, values) in lines.items() if values]
+        charts.append(
+            {
+                "name": metric,
+                "svg": curve_svg(list(lines.values()), f"chart-{place}"),
+                "what": "over the step",
+                "ends": "; ".join(told) if len(runs) <= TOLD else "",
+            }
+        )
+    named = legend(list(runs)) if len(runs) > 1 else []
+    return Section("training", "Training", "curves", {"charts": charts, "legend": named, "note": note})
 
 
 def monitors(rows: Sequence[Mapping[str, Any]]) -> Section:
@@ -176,18 +182,21 @@ def monitors(rows: Sequence[Mapping[str, Any]]) -> Section:
                 "count": len(readings),
                 "level": level or "well",
                 "since": "" if not crossed or crossed[0].get("step") is None else f"from step {crossed[0]['step']}",
-                "message": _cut(str(crossed[0].get("message") or "")) if crossed else "",
+                "message": cut(str(crossed[0].get("message") or "")) if crossed else "",
             }
         )
     order = [*WORST, "well"]
     shown.sort(key=lambda entry: order.index(str(entry["level"])))
-    return Section("monitors", "Monitors", "monitors", {"rows": shown})
+    well = [entry for entry in shown if entry["level"] == "well"]
+    folded = well if len(well) > FOLDED else []
+    rows = [entry for entry in shown if entry not in folded]
+    return Section("monitors", "Monitors", "monitors", {"rows": rows, "folded": folded})
 
 
 def quarantine(failed: Sequence[Failed]) -> Section:
     """What was set apart, and why."""
     shown = [
-        {"stage": one.stage, "candidate": one.candidate, "cause": one.cause, "detail": _cut(one.detail)}
+        {"stage": one.stage, "candidate": one.candidate, "cause": one.cause, "detail": cut(one.detail)}
         for one in failed[:LISTED]
     ]
     return Section("quarantine", "Quarantine", "quarantine", {"rows": shown, "total": len(failed)})
@@ -227,49 +236,23 @@ def made(config: str, versions: Mapping[str, str], stages: Sequence[Made]) -> Se
     return Section("made", "Configuration and versions", "made", data)
 
 
-def without_credentials(text: str) -> str:
-    """A text with the user and password of every address in it left out: a report is passed on."""
-    return re.sub(r"(://)[^/@\s'\"]+@", r"\1***@", text)
-
-
-def duration(seconds: float) -> str:
-    """Seconds as ``4.2 s``, ``3 min 05 s`` or ``2 h 07 min``."""
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-def _number(value: float | None, form: str = ".3f") -> str:
-    if value is None:
-        return "–"
-    text = f"{value:{form}}"
-    return text.lstrip("+-") if float(text) == 0 else text.replace("-", "−")
-
-
 def _count(tokens: Sequence[int | None]) -> str:
     count = total(tokens)
     return "not counted" if count is None else f"{count:,}".replace(",", " ")
 
 
 def _value(value: Any) -> str:
-    return _number(float(value), ".4g") if isinstance(value, int | float) else _cut(str(value))
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= TEXT else f"{text[:TEXT]} … ({len(text) - TEXT} more characters)"
+    return number(float(value), ".4g") if isinstance(value, int | float) else cut(str(value))
 
 
 def _figures(row: Mapping[str, Any]) -> dict[str, str]:
     low, high = row["low"], row["high"]
     return {
         "what": row["what"],
-        "before": _number(row["before"]),
-        "after": _number(row["after"]),
-        "delta": _number(row["delta"], "+.3f"),
-        "interval": "" if low is None else f"[{_number(low, '+.3f')}, {_number(high, '+.3f')}]",
+        "before": number(row["before"]),
+        "after": number(row["after"]),
+        "delta": number(row["delta"], "+.3f"),
+        "interval": "" if low is None else limits(low, high),
         "n": "" if row["n"] is None else str(row["n"]),
         "words": report.change_in_words(row),
     }
@@ -282,13 +265,7 @@ def _kind(row: Mapping[str, Any]) -> str:
 
 
 def _plot(row: Mapping[str, Any], most: float) -> dict[str, str] | None:
-    """Where an interval and its middle lie in a plot whose ends are ``most`` on both sides of zero."""
-    if row["low"] is None:
-        return None
-    return {
-        name: f"{_PLOT / 2 + 0.94 * _PLOT / 2 * row[key] / most:.1f}"
-        for name, key in (("low", "low"), ("middle", "delta"), ("high", "high"))
-    }
+    return None if row["low"] is None else plot(Interval(row["delta"], row["low"], row["high"], row["n"]), most)
 
 
 def _shot(shot: Shot, prompt: str) -> dict[str, Any]:
@@ -342,9 +319,9 @@ def _card(card: Card) -> dict[str, Any]:
         "regions": regions,
         "radius": radius,
         "weights": weights_uri(weights),
-        "range": f"{_number(float(weights.min()), '+.2f')} to {_number(float(weights.max()), '+.2f')}",
+        "range": f"{number(float(weights.min()), '+.2f')} to {number(float(weights.max()), '+.2f')}",
         "grid": f"{card.grid[0]} × {card.grid[1]}",
-        "answers": [_cut(answer) for answer in card.answers[:ANSWERS]],
+        "answers": [cut(answer) for answer in card.answers[:ANSWERS]],
         "more": max(0, len(card.answers) - ANSWERS),
     }
 
@@ -366,8 +343,8 @@ def _region(number: int, region: Region, score: Score | Failure) -> dict[str, An
 def _score(score: Score | Failure) -> dict[str, str]:
     if isinstance(score, Failure):
         why = ": ".join(filter(None, (score.cause, score.detail)))
-        return {"value": "failed", "kind": "failed", "reason": _cut(why)}
-    value = _number(score.value, "+.2f" if score.value < 0 else ".2f")
+        return {"value": "failed", "kind": "failed", "reason": cut(why)}
+    value = number(score.value, "+.2f" if score.value < 0 else ".2f")
     spread = "" if score.spread is None else f" (judges {score.spread:.2f} apart)"
     kind = "low" if score.value < 0 else "high" if score.value > 0 else "zero"
-    return {"value": f"{value}{spread}", "kind": kind, "reason": _cut(score.reason)}
+    return {"value": f"{value}{spread}", "kind": kind, "reason": cut(score.reason)}

@@ -23,6 +23,7 @@ from srum_plugins.providers import Kind
 from srum_plugins.randomness import seed_torch
 from srum_plugins.records import Failure, Prompt, from_json, to_json
 from srum_plugins.report import splits
+from srum_plugins.result_checks import same_ids
 from srum_plugins.runs.files import read_sealed, write_sealed
 from srum_plugins.runs.fingerprint import fingerprint, stable_seed
 from srum_plugins.runs.shards import Shards
@@ -30,7 +31,7 @@ from srum_plugins.runs.store import StageDirectory
 from srum_plugins.stages import train
 from srum_plugins.stages.generate import generate_checked
 from srum_plugins.stages.quarantine import Failing
-from srum_plugins.stages.session import Part, Session, Stage, file_name, run_chunks, same_ids
+from srum_plugins.stages.session import Part, Session, Stage, file_name, run_chunks
 from srum_plugins.stats import Interval, paired_bootstrap, stratified_bootstrap
 
 SHOWN = 16  # prompts on the before/after sheet
@@ -196,7 +197,7 @@ def _score(session: Session, directory: StageDirectory, drawn: Part, stage: Stag
         shown = [files.image(one.image, (one.width, one.height)) for one in (records[item] for item in items)]
         judge = session.model() if session.benchmark.asks_model else None
         verdicts = session.benchmark.score(chosen, shown, judge)
-        same_ids([prompt.id for prompt in chosen], [verdict.prompt_id for verdict in verdicts], who)
+        same_ids([prompt.id for prompt in chosen], [verdict.prompt_id for verdict in verdicts], who.source)
         return [
             Measured(
                 prompt.id,

@@ -9,12 +9,13 @@ from srum_plugins.corruption import corrupted
 from srum_plugins.errors import ContractError
 from srum_plugins.providers import Kind
 from srum_plugins.records import Failure, Grounding
+from srum_plugins.result_checks import same_ids
 from srum_plugins.runs.shards import Shards
 from srum_plugins.runs.store import StageDirectory
 from srum_plugins.stages import generate
 from srum_plugins.stages.prompt_filter import NOT_IN_PROMPT, filtered
 from srum_plugins.stages.quarantine import Failing, set_apart
-from srum_plugins.stages.session import Session, Stage, run_chunks, same_ids
+from srum_plugins.stages.session import Session, Stage, run_chunks
 
 
 def ingredients(session: Session) -> dict[str, Any]:
@@ -52,7 +53,7 @@ def make(session: Session, directory: StageDirectory) -> None:
         chosen = [candidates[item] for item in items]
         located = generate.locate(session, files, chosen)
         found = session.grounder.ground(located, session.model_for(Kind.GROUNDER))
-        same_ids([candidate.id for candidate in chosen], [grounding.candidate_id for grounding in found], who)
+        same_ids([candidate.id for candidate in chosen], [grounding.candidate_id for grounding in found], who.source)
         for candidate, grounding in zip(chosen, found, strict=True):
             for region in grounding.regions:
                 if not region.box.inside(candidate.width, candidate.height):

@@ -6,9 +6,9 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from srum_plugins.ensemble import check_judgements
 from srum_plugins.providers import Kind
 from srum_plugins.records import BACKGROUND, Failure, Judgement, Score, total
+from srum_plugins.result_checks import check_judgements
 from srum_plugins.runs.files import write_sealed
 from srum_plugins.runs.shards import Shards
 from srum_plugins.runs.store import StageDirectory
@@ -52,7 +52,7 @@ def make(session: Session, directory: StageDirectory) -> None:
         began = time.monotonic()
         given = session.judge.judge(located, regions, session.model_for(Kind.JUDGE)) if grounded else []
         seconds = time.monotonic() - began
-        check_judgements(given, regions, f"judge {name!r} of {who.registered.distribution}")
+        check_judgements(given, regions, who.source)
         tokens = total(one.tokens for one in given)
         cost = {"candidates": len(given), "tokens": tokens, "seconds": round(seconds, 3)}
         write_sealed(directory.path / f"cost-{items.start:06d}.json", cost)

@@ -28,7 +28,6 @@ from srum_plugins.contracts import (
     Monitor,
     Watched,
 )
-from srum_plugins.ensemble import check_judgements
 from srum_plugins.errors import ContractError
 from srum_plugins.providers import Kind
 from srum_plugins.randomness import seed_torch
@@ -44,6 +43,7 @@ from srum_plugins.records import (
     to_json,
     told,
 )
+from srum_plugins.result_checks import check_judgements
 from srum_plugins.runs.files import storing
 from srum_plugins.runs.fingerprint import stable_seed
 from srum_plugins.runs.store import StageDirectory
@@ -165,7 +165,7 @@ class _Run:
         whole = [Grounding(item.candidate.id, ()) for item in items]
         needs = choice.registered.provider.needs(choice.options)
         given = judge.judge(items, whole, model if needs else None)
-        check_judgements(given, whole, f"judge {choice.name!r} of {choice.registered.distribution}")
+        check_judgements(given, whole, choice.source)
         return given
 
 
@@ -242,10 +242,9 @@ def set_aside(seed: int) -> Iterator[None]:
 
 def _check(readings: Sequence[Reading], who: Choice) -> None:
     """Raise ContractError unless these are readings, each of a name of its own."""
-    source = f"monitor {who.name!r} of {who.registered.distribution}"
     for reading in readings:
         if not isinstance(reading, Reading):
-            raise ContractError(f"{source} must give a list of Reading, got {reading!r}")
+            raise ContractError(f"{who.source} must give a list of Reading, got {reading!r}")
     names = [reading.name for reading in readings]
     if len(set(names)) < len(names):
-        raise ContractError(f"{source} gave two readings of one name: {', '.join(sorted(names))}")
+        raise ContractError(f"{who.source} gave two readings of one name: {', '.join(sorted(names))}")

@@ -10,8 +10,8 @@ from itertools import islice
 from srum_plugins.choices import ask, region_question
 from srum_plugins.config import GroundSection
 from srum_plugins.contracts import Located, ModelAdapter
-from srum_plugins.phrases import prompt_phrases
 from srum_plugins.records import Failure, Grounding, Prompt, Region
+from srum_plugins.region_questions import region_phrases
 
 NOT_IN_PROMPT = "not in prompt"
 """Why a region was dropped that shows nothing of the prompt."""
@@ -66,10 +66,8 @@ def decided(
 
 
 def _phrases(region: Region, prompt: Prompt) -> tuple[str, ...]:
-    """What a region is asked about: its own phrase, or all of the prompt; a prompt that names no thing is one."""
-    if region.background:
-        return ()
-    return (region.phrase,) if region.phrase else prompt_phrases(prompt) or (prompt.text,)
+    """What a region is asked about; a prompt that names no thing is asked about as a whole."""
+    return () if region.background else region_phrases(region, prompt) or (prompt.text,)
 
 
 def _grounding(

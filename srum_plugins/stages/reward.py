@@ -14,13 +14,14 @@ from srum_plugins.errors import ContractError, StageError
 from srum_plugins.pictures import SheetItem, reward_sheet
 from srum_plugins.providers import Kind
 from srum_plugins.randomness import seed_torch
+from srum_plugins.result_checks import same_ids
 from srum_plugins.rewards.maps import RewardMap
 from srum_plugins.runs.fingerprint import stable_seed
 from srum_plugins.runs.shards import Shards
 from srum_plugins.runs.store import StageDirectory
 from srum_plugins.stages import generate, ground, judge
 from srum_plugins.stages.background import foreground, without_background
-from srum_plugins.stages.session import Session, Stage, same_ids
+from srum_plugins.stages.session import Session, Stage
 
 SHOWN = 4  # prompts on the overlay sheet, each with its best and its worst candidate
 
@@ -89,7 +90,7 @@ def aggregated(session: Session, items: list[Judged]) -> list[RewardRecord]:
     same_ids(
         [item.candidate.id for item, reward in zip(items, given, strict=True) if reward],
         [reward.candidate_id for reward in given if reward],
-        who,
+        who.source,
     )
     for item, reward in zip(items, given, strict=True):
         if reward is not None:

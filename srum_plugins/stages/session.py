@@ -78,8 +78,7 @@ class Session:
         instance = choice.registered.provider.factory(choice.options, *extra)
         if not isinstance(instance, contract):
             raise ContractError(
-                f"{choice.kind.value} {choice.name!r} of {choice.registered.distribution}: its factory returned a "
-                f"{type(instance).__name__}, which is no {contract.__name__}"
+                f"{choice.source}: its factory returned a {type(instance).__name__}, which is no {contract.__name__}"
             )
         return instance
 
@@ -275,7 +274,7 @@ def run_chunks(
             stage.tick(TICK)
         advanced(share.add(len(shards.items(index))))
 
-    before_it: tuple[int, Future[None]] | None = None
+    unwritten: tuple[int, Future[None]] | None = None
     # A chunk is written while the model works on the next one: disks are slow. What fails waits for what is written.
     with ThreadPoolExecutor(max_workers=1) as writer:
         for place in share:
@@ -288,37 +287,25 @@ def run_chunks(
                 records, files = work(shards.items(index))
             else:
                 records, files = attempt(work, shards.items(index), failing, seed)
-            if before_it is not None:
-                written(*before_it)
-            before_it = index, writer.submit(shards.write, index, records, files)
+            if unwritten is not None:
+                written(*unwritten)
+            unwritten = index, writer.submit(shards.write, index, records, files)
             if failing is not None:
                 failures = [failure for record in records if (failure := failing.read(record)) is not None]
                 if failed := share.add(len(failures), "failed"):
                     check_share(stage.name, failed, shards.total, session.config.run.max_failed, failures)
-        if before_it is not None:
-            written(*before_it)
+        if unwritten is not None:
+            written(*unwritten)
     share.wait(wanted, advanced)
 
 
-def same_ids(expected: Sequence[str], got: Sequence[str], who: Choice) -> None:
-    """Raise ContractError unless a provider answered exactly what it was asked, in order."""
-    if list(expected) == list(got):
-        return
-    source = f"{who.kind.value} {who.name!r} of {who.registered.distribution}"
-    if len(expected) != len(got):
-        raise ContractError(f"{source} returned {len(got)} results for {len(expected)} items")
-    index = next(i for i, (a, b) in enumerate(zip(expected, got, strict=True)) if a != b)
-    raise ContractError(f"{source}: result {index} is for {got[index]!r}, expected {expected[index]!r}")
-
-
 def _checked_prompts(prompts: list[Prompt], who: Choice) -> list[Prompt]:
-    source = f"{who.kind.value} {who.name!r} of {who.registered.distribution}"
     if not prompts:
-        raise ContractError(f"{source} has no prompts")
+        raise ContractError(f"{who.source} has no prompts")
     seen: set[str] = set()
     for prompt in prompts:
         if prompt.id in seen:
-            raise ContractError(f"{source}: the prompt id {prompt.id!r} occurs twice")
+            raise ContractError(f"{who.source}: the prompt id {prompt.id!r} occurs twice")
         seen.add(prompt.id)
     return prompts
 

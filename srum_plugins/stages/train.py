@@ -26,6 +26,7 @@ from srum_plugins.runs.store import StageDirectory
 from srum_plugins.stages import generate, monitoring, reward
 from srum_plugins.stages.monitoring import Watch, read_noted, stopping
 from srum_plugins.stages.session import Session, Stage
+from srum_plugins.training import parallel
 from srum_plugins.training.checkpoints import (
     METRICS,
     MONITORS,
@@ -40,7 +41,6 @@ from srum_plugins.training.checkpoints import (
     to_keep,
 )
 from srum_plugins.training.dataset import Dataset
-from srum_plugins.training.parallel import Replicated, Sharded, Single, shard
 from srum_plugins.training.shared_tensors import fill, full
 from srum_plugins.training.state import TrainingState
 from srum_plugins.training.step import Trainer
@@ -74,11 +74,8 @@ def make(session: Session, directory: StageDirectory) -> None:
     saved = _train(session, directory)
     session.release()  # its weights have moved: what comes next loads them from disk, as it would after a kill
     if not saved:  # stopped before there was a checkpoint: the model as it is without training
-        if session.world.main:
-            session.model().start_training(session.config.training, base=False)
-            write_folder(weights(directory), session.model().save)
-            session.release()
-        session.world.meet("weights saved")
+        _save_weights(session, directory, {})
+        session.release()
 
 
 def _train(session: Session, directory: StageDirectory) -> bool:
@@ -135,7 +132,7 @@ def _train(session: Session, directory: StageDirectory) -> bool:
         restore(Path(kept[1]), state, world)
     state.take_average()
     watch.note(watch.after(done, trainer.model))
-    whole = _gathered(session, state)
+    whole = _gathered(trainer)
     # What the optimizer and the monitors held, and a model in parts, would lie beside the model that is saved.
     del trainer, state, data, watch
     _save_weights(session, directory, whole)
@@ -185,12 +182,7 @@ def _trainer(session: Session, data: Dataset) -> Trainer:
     parameters = model.start_training(session.config.training, base=objective.uses_base)
     if not parameters:
         raise ContractError(f"adapter {session.choice(Kind.ADAPTER).name!r} names no trainable parameter")
-    engine = Single(objective, model)
-    if world.size > 1 and settings.sharding == "fsdp2":
-        parameters = shard(model, session.device, world)
-        engine = Sharded(objective, model, world)
-    elif world.size > 1:
-        engine = Replicated(objective, model, parameters, world)
+    engine, parameters = parallel.start(objective, model, parameters, settings.sharding, session.device, world)
     state = TrainingState.start(settings, parameters)
     return Trainer(settings, session.config.run.seed, model, state, data, engine, world)
 
@@ -209,15 +201,15 @@ def _check_best(settings: TrainSection, metrics: Mapping[str, float]) -> None:
         )
 
 
-def _gathered(session: Session, state: TrainingState) -> dict[str, Tensor] | None:
+def _gathered(trainer: Trainer) -> dict[str, Tensor] | None:
     """What was trained, whole and on the CPU, in the main process (none in the others); None unless it is shared out.
     All processes must ask together."""
-    if session.world.size == 1 or session.config.train.sharding != "fsdp2":
+    if not isinstance(trainer.engine, parallel.Sharded):
         return None
     gathered: dict[str, Tensor] = {}
-    for name, value in state.parameters.items():
+    for name, value in trainer.state.parameters.items():
         whole = full(value.detach())
-        if session.world.main:
+        if trainer.world.main:
             gathered[name] = whole.cpu()
     return gathered
 

@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 from srum_plugins.contracts import Aggregator, Judged, Reward
 from srum_plugins.providers import Kind
 from srum_plugins.records import Box, Candidate, Failure, Grounding, Judgement, Prompt, Region, Score
-from srum_plugins.testing.records_strategies import judged
+from srum_plugins.testing.strategies import judged
 from srum_plugins.testing.suite import Conformance, Subject, same_length
 
 
 @st.composite
 def runs(draw: st.DrawFn) -> list[Judged]:
     """Two candidates that were judged in full, and up to three more of which parts may have failed."""
-    sound = [draw(judged(index, failures=False)) for index in range(2)]
-    others = [draw(judged(index)) for index in range(2, 2 + draw(st.integers(0, 3)))]
+    sound = [draw(judged(f"c{index}", failing=False)) for index in range(2)]
+    others = [draw(judged(f"c{index}")) for index in range(2, 2 + draw(st.integers(0, 3)))]
     return draw(st.permutations([*sound, *others]))
 
 

@@ -11,13 +11,13 @@ from PIL import Image
 from srum_plugins.contracts import Grounder, Located
 from srum_plugins.providers import Kind
 from srum_plugins.records import Candidate, Grounding, Prompt
-from srum_plugins.testing.records_strategies import located_lists
 from srum_plugins.testing.scripted import AskingConformance, ScriptedModel
+from srum_plugins.testing.strategies import located_lists
 from srum_plugins.testing.suite import Subject, same_length
 
 
 class GrounderConformance(AskingConformance):
-    """The suite of grounders. Images have sides of 1 to 24 pixels; prompts come with and without phrases.
+    """The suite of grounders. Images have sides of 1 to 16 pixels; prompts come with and without phrases.
 
     The grounder is given a :class:`srum_plugins.testing.scripted.ScriptedModel` if it ``needs`` a model.
     """

@@ -14,8 +14,8 @@ from srum_plugins.choices import YES_NO
 from srum_plugins.contracts import Judge, Located, ModelAdapter
 from srum_plugins.providers import Kind
 from srum_plugins.records import Box, Candidate, Check, Failure, Grounding, Judgement, Prompt, Region, Score
-from srum_plugins.testing.records_strategies import groundings, located_lists
 from srum_plugins.testing.scripted import NONSENSE, AskingConformance, ScriptedModel
+from srum_plugins.testing.strategies import groundings, located_lists
 from srum_plugins.testing.suite import Subject, same_length
 
 Pair = tuple[Located, Grounding]
@@ -24,7 +24,7 @@ Pair = tuple[Located, Grounding]
 @st.composite
 def pair_lists(draw: st.DrawFn, most: int = 3) -> list[Pair]:
     """One to ``most`` candidates of different prompts, each with its regions."""
-    return [(item, draw(groundings(item))) for item in draw(located_lists(most))]
+    return [(item, draw(groundings(item.candidate.id, *item.image.size))) for item in draw(located_lists(most))]
 
 
 class JudgeConformance(AskingConformance):

@@ -16,8 +16,9 @@ from srum_plugins.contracts import Draws, Example, Judged, Objective, Reward, Tr
 from srum_plugins.errors import RewardError
 from srum_plugins.providers import Kind
 from srum_plugins.records import Candidate, Grounding, Judgement, Prompt, Score
+from srum_plugins.rewards.maps import MapRegion, RewardMap
 from srum_plugins.testing.linear_flow import LinearFlow
-from srum_plugins.testing.records_strategies import reward_maps
+from srum_plugins.testing.strategies import OVERLAPS, boxes
 from srum_plugins.testing.suite import Conformance, Subject
 from srum_plugins.training.dataset import part
 
@@ -35,6 +36,15 @@ class Run:
 
 
 @st.composite
+def _maps(draw: st.DrawFn, width: int, height: int, least: float) -> RewardMap:
+    """Maps of one size, of regions and a background in [``least``, 1]."""
+    values = st.floats(least, 1)
+    painted = draw(st.lists(st.builds(MapRegion, boxes(width, height), values), max_size=3))
+    overlap = draw(st.sampled_from(OVERLAPS))
+    return RewardMap(width, height, tuple(painted), draw(st.floats(0, 1)), draw(values), overlap)
+
+
+@st.composite
 def runs(draw: st.DrawFn, least: float = 0.0) -> Run:
     """One to three prompts with two or three candidates each, all of a prompt of one size and with scores that differ.
     Weights lie in [``least``, 1]. A third candidate may be without a reward."""
@@ -48,7 +58,7 @@ def runs(draw: st.DrawFn, least: float = 0.0) -> Run:
             score = (0.2, 0.9, 0.5)[index]
             judgement = Judgement(candidate.id, Score(score), ())
             items.append(Judged(prompt, candidate, Grounding(candidate.id, ()), judgement))
-            found = Reward(candidate.id, draw(reward_maps(width, height, least)), score)
+            found = Reward(candidate.id, draw(_maps(width, height, least)), score)
             rewards.append(None if index == 2 and draw(st.booleans()) else found)
     return Run(items, rewards, draw(st.integers(0, 2**16)))
 

@@ -12,7 +12,8 @@ import numpy as np
 from hypothesis import strategies as st
 from PIL import Image
 
-from srum_plugins.contracts import Judged
+from srum_plugins.choices import YES_NO
+from srum_plugins.contracts import Judged, Located
 from srum_plugins.records import Box, Candidate, Check, Failure, Grounding, Judgement, Mask, Prompt, Region, Score
 from srum_plugins.rewards.maps import MapRegion, Overlap, RewardMap, array_mask
 
@@ -34,9 +35,26 @@ prompts = st.builds(Prompt, texts, texts, texts, texts, names, st.lists(checks, 
 """Prompts of any id, text, category and split, with up to three phrases and two checks."""
 
 
-def scores(low: float, high: float = 1.0) -> st.SearchStrategy[Score | Failure]:
-    """Scores in [low, high] with any reason, and typed failures."""
-    return st.builds(Score, st.floats(low, high), texts, st.none() | shares) | failures
+COLOURS = ("red", "green", "blue", "white")
+THINGS = ("circle", "square", "old house", "umbrella")
+
+
+@st.composite
+def scene_prompts(draw: st.DrawFn, identifier: str = "p0") -> Prompt:
+    """Prompts such as ``a red circle and a blue old house``, with their phrases and checks, or without."""
+    things = st.tuples(st.sampled_from(COLOURS), st.sampled_from(THINGS)).map(" ".join)
+    phrases = tuple(draw(st.lists(things, min_size=1, max_size=3, unique=True)))
+    asked = tuple(Check("existence", f"is there a {phrase} ?", YES_NO, "yes") for phrase in phrases)
+    text = " and ".join(f"a {phrase}" for phrase in phrases)
+    return Prompt(
+        identifier, text, phrases=draw(st.sampled_from([phrases, ()])), checks=draw(st.sampled_from([asked, ()]))
+    )
+
+
+def scores(low: float, high: float = 1.0, failing: bool = True) -> st.SearchStrategy[Score | Failure]:
+    """Scores in [low, high] with any reason and, with ``failing``, typed failures."""
+    known = st.builds(Score, st.floats(low, high), texts, st.none() | shares)
+    return known | failures if failing else known
 
 
 @st.composite
@@ -46,6 +64,17 @@ def images(draw: st.DrawFn, most: int = 16) -> Image.Image:
     colours = draw(st.lists(st.tuples(*[st.integers(0, 255)] * 3), min_size=4, max_size=4))
     patches = Image.fromarray(np.array(colours, dtype=np.uint8).reshape(2, 2, 3))
     return patches.resize((width, height), Image.Resampling.NEAREST)
+
+
+@st.composite
+def located_lists(draw: st.DrawFn, most: int = 3) -> list[Located]:
+    """One to ``most`` candidates with their images, each of a prompt of its own: ``p0-0`` of ``p0`` and so on."""
+    found = []
+    for index in range(draw(st.integers(1, most))):
+        prompt, image = draw(scene_prompts(f"p{index}")), draw(images())
+        name = f"{prompt.id}-0"
+        found.append(Located(prompt, Candidate(name, prompt.id, 0, index, f"{name}.png", *image.size), image))
+    return found
 
 
 @st.composite
@@ -82,21 +111,23 @@ def groundings(candidate_id: str, width: int, height: int, most: int = 4) -> st.
     return st.builds(Grounding, st.just(candidate_id), st.lists(regions(width, height), max_size=most).map(tuple))
 
 
-def judgements(grounding: Grounding) -> st.SearchStrategy[Judgement]:
-    """Judgements of a grounding's candidate: alpha in [0, 1], and a score in [-1, 1] for each region, or failures."""
+def judgements(grounding: Grounding, failing: bool = True) -> st.SearchStrategy[Judgement]:
+    """Judgements of a grounding's candidate: alpha in [0, 1], and a score in [-1, 1] for each region; with ``failing``
+    some of these are failures."""
     count = len(grounding.regions)
-    local = st.lists(scores(-1.0), min_size=count, max_size=count).map(tuple)
-    return st.builds(Judgement, st.just(grounding.candidate_id), scores(0.0), local)
+    local = st.lists(scores(-1.0, failing=failing), min_size=count, max_size=count).map(tuple)
+    return st.builds(Judgement, st.just(grounding.candidate_id), scores(0.0, failing=failing), local)
 
 
 @st.composite
-def judged(draw: st.DrawFn, candidate_id: str = "a", most: int = 40) -> Judged:
-    """A candidate of up to ``most`` pixels a side with all that an aggregator sees of it."""
+def judged(draw: st.DrawFn, candidate_id: str = "a", most: int = 40, failing: bool = True) -> Judged:
+    """A candidate of up to ``most`` pixels a side with all that an aggregator sees of it; with ``failing`` some scores
+    are failures."""
     width, height = draw(st.integers(1, most)), draw(st.integers(1, most))
     prompt = draw(prompts)
     candidate = Candidate(candidate_id, prompt.id, 0, draw(st.integers(0, 2**31)), f"{candidate_id}.png", width, height)
     grounding = draw(groundings(candidate_id, width, height))
-    return Judged(prompt, candidate, grounding, draw(judgements(grounding)))
+    return Judged(prompt, candidate, grounding, draw(judgements(grounding, failing)))
 
 
 @st.composite

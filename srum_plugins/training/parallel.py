@@ -104,6 +104,19 @@ class Sharded(_Shared):
         return {"loss": loss.detach(), **metrics}
 
 
+def start(
+    objective: Objective, model: ModelAdapter, parameters: Parameters, sharding: str, device: str, world: World
+) -> tuple[Single, Parameters]:
+    """How the processes of ``world`` make a step under ``train.sharding``, and the trainable parameters: anew if the
+    weights were shared out. One process shares nothing out."""
+    if world.size == 1:
+        return Single(objective, model), parameters
+    if sharding == "fsdp2":
+        parameters = shard(model, device, world)
+        return Sharded(objective, model, world), parameters
+    return Replicated(objective, model, parameters, world), parameters
+
+
 def shard(model: ModelAdapter, device: str, world: World) -> Parameters:
     """Share an adapter's weights out among all processes; its trainable parameters anew."""
     from torch.distributed.device_mesh import init_device_mesh
