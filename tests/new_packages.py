@@ -9,7 +9,6 @@ from pathlib import Path
 
 from fakes import Site
 
-from srum_plugins.new_command import KINDS
 from srum_plugins.providers import Kind
 from srum_plugins.scaffold.package import Naming, write
 
@@ -26,11 +25,6 @@ def new_package(out: Path, kind: str, name: str) -> Path:
     points = project["entry-points"]["srum_plugins"]
     Site(folder).install(project["name"], points, {}, version=project["version"])
     return folder
-
-
-def new_packages(out: Path) -> list[Path]:
-    """One of each kind, called after it."""
-    return [new_package(out, kind, f"my-{kind}") for kind in KINDS]
 
 
 def python(*arguments: str, paths: Iterable[Path] = (), cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
