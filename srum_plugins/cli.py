@@ -12,6 +12,7 @@ from srum_plugins import (
     commands,
     doctor_command,
     experiment_commands,
+    new_command,
     plugins_command,
     report_command,
     verify_command,
@@ -47,6 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     commands.add_commands(subparsers)
     experiment_commands.add_commands(subparsers)
+    new_command.add_commands(subparsers)
     doctor_command.add_commands(subparsers)
     plugins_command.add_commands(subparsers)
     report_command.add_commands(subparsers)

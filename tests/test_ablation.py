@@ -274,7 +274,7 @@ def test_levels_and_kinds_are_checked(kinds: list[str], levels: list[float], wor
 
 def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     host = toy_host()
-    monkeypatch.setattr(PluginHost, "load", lambda: host)
+    monkeypatch.setattr(PluginHost, "load", lambda *blocked, **said: host)
     monkeypatch.setenv("COLUMNS", "140")
     config = str(write_config(tmp_path))
     (tmp_path / "ablations").mkdir()

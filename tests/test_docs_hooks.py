@@ -43,7 +43,7 @@ def test_every_hook_has_a_test() -> None:
 
 
 def test_every_kind_has_a_how_to_with_its_hook() -> None:
-    kinds = (FOLDER / "kinds.md").read_text() + (FOLDER / "tutorial.md").read_text()
+    kinds = (FOLDER / "kinds.md").read_text() + (FOLDER / "tutorial-adapter.md").read_text()
     hooks = [name for name in vars(Providers) if name.startswith("srum_")]
     assert [name for name in hooks if f"@hookimpl\ndef {name}(" not in kinds] == []
 

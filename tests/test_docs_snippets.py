@@ -60,8 +60,9 @@ def test_the_scripts_of_the_docs_take_their_arguments(tmp_path: Path, monkeypatc
     lines = []
     for path in PAGES:
         page = Page(path, tmp_path)
-        for text in re.findall(r"(?<! -->\n)^```sh\n(.*?)^```$", path.read_text(), re.MULTILINE | re.DOTALL):
-            page.shell(text)
+        for example in page.examples():
+            with contextlib.suppress(SkipTest):
+                example.evaluate()
         lines += page.scripts
     assert len(lines) > 10
     monkeypatch.chdir(ROOT)

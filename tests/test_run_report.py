@@ -349,7 +349,7 @@ def test_the_command_writes_the_page_without_the_model(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     host = toy_host()
-    monkeypatch.setattr(PluginHost, "load", lambda: host)
+    monkeypatch.setattr(PluginHost, "load", lambda *blocked, **said: host)
     path = folder / "run/report.html"
     path.unlink()
     toy_backend.calls.clear()

@@ -28,7 +28,9 @@ def folder(undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     shutil.copytree(undisturbed / "run", tmp_path / "run")
     toy_config(tmp_path)
     load = PluginHost.load
-    monkeypatch.setattr(PluginHost, "load", lambda **given: load(**given) if given else toy_host())
+    monkeypatch.setattr(
+        PluginHost, "load", lambda *blocked, **given: load(**given) if "entry_points" in given else toy_host()
+    )
     monkeypatch.setattr(progress, "console", lambda: Console(stderr=True))
     monkeypatch.setenv("COLUMNS", "200")
     toy_backend.calls.clear()

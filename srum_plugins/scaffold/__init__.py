@@ -1,0 +1,1 @@
+"""``srum new``: small packages to start a plugin from."""

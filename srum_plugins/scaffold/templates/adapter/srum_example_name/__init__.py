@@ -1,0 +1,1 @@
+"""Coloured patches, as a model adapter for srum-plugins."""

@@ -1,0 +1,9 @@
+"""Does the model keep the whole contract?"""
+
+from srum_plugins.testing.adapters import AdapterConformance
+
+
+class TestExampleName(AdapterConformance):
+    """Every test of the suite, with default options; set ``options`` to test others."""
+
+    name = "example-name"

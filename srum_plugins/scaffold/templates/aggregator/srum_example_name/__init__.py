@@ -1,0 +1,1 @@
+"""The weakest region counts, as an aggregator for srum-plugins."""

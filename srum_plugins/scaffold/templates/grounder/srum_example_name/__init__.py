@@ -1,0 +1,1 @@
+"""Regions that stand out, as a grounder for srum-plugins."""

@@ -1,0 +1,1 @@
+"""Yes or no, as a judge for srum-plugins."""
