@@ -18,7 +18,13 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PACKAGES = {Path(path).name: ROOT / path for path in PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]}
 CORE = "srum_plugins"
-FILES = [(name, file) for name, folder in PACKAGES.items() for file in sorted(folder.rglob("*.py"))]
+TEMPLATES = ROOT / CORE / "scaffold/templates"  # of packages of others, checked as those (test_new_packages.py)
+FILES = [
+    (name, file)
+    for name, folder in PACKAGES.items()
+    for file in sorted(folder.rglob("*.py"))
+    if not file.is_relative_to(TEMPLATES)
+]
 TESTING = ROOT / CORE / "testing"  # for tests of plugins: works with pytest and hypothesis alone
 DOTTED = re.compile(rf"({'|'.join(PACKAGES)})(\.\w+)*")
 # Every plugin may use the core and itself; here is what else. The drawn world's model is a small BAGEL, and the tiny
