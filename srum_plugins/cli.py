@@ -7,16 +7,8 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from srum_plugins import (
-    __version__,
-    commands,
-    doctor_command,
-    experiment_commands,
-    new_command,
-    plugins_command,
-    report_command,
-    verify_command,
-)
+from srum_plugins import __version__
+from srum_plugins.commands import doctor, experiments, new, plugins, report, run, verify
 from srum_plugins.errors import SrumError
 
 
@@ -46,13 +38,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"srum-plugins {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    commands.add_commands(subparsers)
-    experiment_commands.add_commands(subparsers)
-    new_command.add_commands(subparsers)
-    doctor_command.add_commands(subparsers)
-    plugins_command.add_commands(subparsers)
-    report_command.add_commands(subparsers)
-    verify_command.add_commands(subparsers)
+    for module in (run, experiments, new, doctor, plugins, report, verify):
+        module.add_commands(subparsers)
     return parser
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from fakes import GROUNDER, HEAD, Site, make_site
 
-from srum_plugins import cli, plugins_command
+from srum_plugins import cli
+from srum_plugins.commands import plugins
 from srum_plugins.errors import ConfigError
 
 KEYS = ["kind", "name", "distribution", "version", "file", "status", "cause", "warning"]
@@ -54,7 +55,7 @@ def test_the_table_shows_status_and_cause(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_the_table_shows_what_is_deprecated(capsys: pytest.CaptureFixture[str]) -> None:
-    plugins_command._print_table(
+    plugins._print_table(
         [dict.fromkeys(KEYS, "") | {"kind": "judge", "name": "old", "status": "ready", "warning": "use srum_[new]s"}]
     )
     assert "judge old: warning: use srum_[new]s" in capsys.readouterr().out
@@ -90,7 +91,7 @@ def test_errors_for_people_have_no_traceback(
     def fail(args: argparse.Namespace) -> None:
         raise error
 
-    monkeypatch.setattr(cli.commands, "add_commands", add_commands)
+    monkeypatch.setattr(cli.run, "add_commands", add_commands)
     assert cli.main(["fail"]) == status
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -102,6 +103,6 @@ def test_other_errors_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(args: argparse.Namespace) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(cli.plugins_command, "_plugins", broken)
+    monkeypatch.setattr(cli.plugins, "_plugins", broken)
     with pytest.raises(ZeroDivisionError):
         cli.main(["plugins"])

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from new_packages import new_package
 
 from srum_plugins import cli
+from srum_plugins.commands.new import KINDS
 from srum_plugins.errors import ConfigError
 from srum_plugins.host import PROVIDER_NAME, PluginHost
-from srum_plugins.new_command import KINDS
 from srum_plugins.providers import Kind
 from srum_plugins.scaffold import package
 from srum_plugins.scaffold.package import TEMPLATES, Naming, write

@@ -17,10 +17,10 @@ import torch
 from fakes import Site, make_site
 from new_packages import ROOT, new_package, python
 
+from srum_plugins.commands.new import KINDS
 from srum_plugins.config import load
 from srum_plugins.contracts import GenerationRequest
 from srum_plugins.host import PluginHost
-from srum_plugins.new_command import KINDS
 from srum_plugins.records import Prompt
 from srum_plugins.scaffold.package import TEMPLATES
 from srum_plugins.stages.pipeline import run

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
+from srum_plugins.commands.arguments import opened_host
 from srum_plugins.config import RunConfig, load
-from srum_plugins.config_arguments import opened_host
 from srum_plugins.doctor import packages
 from srum_plugins.doctor.finding import Finding, found
 from srum_plugins.errors import SrumError

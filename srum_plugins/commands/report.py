@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from srum_plugins.config_arguments import add_config, add_overrides, opened
+from srum_plugins.commands.arguments import add_config, add_overrides, opened
 
 
 def add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

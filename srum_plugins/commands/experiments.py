@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from srum_plugins.config_arguments import add_config, add_overrides, opened_host
+from srum_plugins.commands.arguments import add_config, add_overrides, opened_host
 
 if TYPE_CHECKING:  # the command line answers without them
     from srum_plugins.ablations.arms import Arm

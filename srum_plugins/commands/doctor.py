@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from srum_plugins.config_arguments import add_config, add_overrides, opened
+from srum_plugins.commands.arguments import add_config, add_overrides, opened
 
 if TYPE_CHECKING:  # the command line answers without them
     from srum_plugins.doctor.finding import Finding

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from srum_plugins.config_arguments import add_config, add_overrides, opened
+from srum_plugins.commands.arguments import add_config, add_overrides, opened
 
 if TYPE_CHECKING:  # the command line answers without them
     from rich.console import Console

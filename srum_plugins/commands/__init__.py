@@ -1,0 +1,1 @@
+"""The commands of ``srum``, a module for each, or for several of one purpose."""
