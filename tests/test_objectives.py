@@ -9,13 +9,13 @@ from typing import Literal
 
 import pytest
 import torch
-import toy_backend
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from srum_plugins.contracts import Draws, Judged, ModelAdapter, Prediction, Reward, TrainBatch
 from srum_plugins.errors import ConfigError, ContractError, RewardError
+from srum_plugins.flow import FlowPrediction
 from srum_plugins.records import Box, Candidate, Grounding, Judgement, Prompt, Score
 from srum_plugins.rewards.maps import MapRegion, RewardMap
 from srum_plugins.rewards.objectives import Paired, PairedOptions, Weighted, WeightedOptions
@@ -260,7 +260,7 @@ class Still(ModelAdapter):
     ) -> Prediction:
         scale = 0.0 if base else self.scale
         steps = zip(draws.timestep, latents, draws.noise, strict=True)
-        return toy_backend.ToyPrediction([scale * ((1 - t) * x + t * noise) for t, x, noise in steps], draws.noise)
+        return FlowPrediction([scale * ((1 - t) * x + t * noise) for t, x, noise in steps], draws.noise)
 
 
 @given(seeds, st.lists(st.tuples(st.integers(1, 4), st.integers(1, 4)), min_size=1, max_size=4))

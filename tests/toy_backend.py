@@ -42,6 +42,7 @@ from srum_plugins.contracts import (
     UnderstandingReport,
     Verdict,
 )
+from srum_plugins.flow import FlowPrediction, noised, uniform_draws
 from srum_plugins.providers import Provider
 from srum_plugins.records import Box, Check, Failure, Grounding, Judgement, Prompt, Region, Score
 from srum_plugins.rewards.maps import MapRegion, RewardMap
@@ -105,26 +106,6 @@ class Training:
     gain: bool = True
 
 
-@dataclass(frozen=True)
-class ToyPrediction:
-    velocity: list[Tensor]
-    noise: Sequence[Tensor]
-
-    def token_losses(self, latents: Sequence[Tensor]) -> Tensor:
-        return self._distance([noise - one for noise, one in zip(self.noise, latents, strict=True)])
-
-    def token_distance(self, other: Prediction) -> Tensor:
-        assert isinstance(other, ToyPrediction)
-        return self._distance(other.velocity)
-
-    def velocities(self) -> Tensor:
-        return torch.cat([one.detach().flatten(1).T for one in self.velocity])
-
-    def _distance(self, target: Sequence[Tensor]) -> Tensor:
-        pairs = zip(self.velocity, target, strict=True)
-        return torch.cat([(own - other).square().mean(dim=0).flatten() for own, other in pairs])
-
-
 class ToyModel(torch.nn.Module):
     def __init__(self, blur: float) -> None:
         super().__init__()
@@ -185,12 +166,7 @@ class ToyAdapter(ModelAdapter):
         return torch.nn.functional.avg_pool2d(batch, 2)
 
     def draw(self, latents: Sequence[Tensor], generator: torch.Generator) -> Draws:
-        count, device = len(latents), latents[0].device
-        return Draws(
-            timestep=torch.rand(count, generator=generator).to(device),
-            noise=[torch.randn(one.shape, generator=generator).to(device) for one in latents],
-            drop=(torch.rand(count, generator=generator) < 0.1).to(device),
-        )
+        return uniform_draws(latents, generator, dropout=0.1)
 
     def predict(
         self, prompts: Sequence[Prompt], latents: Sequence[Tensor], draws: Draws, *, base: bool = False
@@ -205,11 +181,9 @@ class ToyAdapter(ModelAdapter):
         self, model: ToyModel, prompts: Sequence[Prompt], latents: Sequence[Tensor], draws: Draws
     ) -> Prediction:
         colours = model.palette[[word_of(prompt.text) for prompt in prompts]] * (~draws.drop)[:, None]
-        velocity = []
-        for colour, time, noise, clean in zip(colours, draws.timestep, draws.noise, latents, strict=True):
-            seen = (1 - time) * clean + time * noise
-            velocity.append(model.gain * (seen - (1 - time)) - colour[:, None, None])
-        return ToyPrediction(velocity, draws.noise)
+        seen = zip(colours, draws.timestep, noised(latents, draws), strict=True)
+        velocity = [model.gain * (one - (1 - time)) - colour[:, None, None] for colour, time, one in seen]
+        return FlowPrediction(velocity, draws.noise)
 
     def start_training(self, training: Any, *, base: bool) -> dict[str, torch.nn.Parameter]:
         self.model.probe.requires_grad_(False)

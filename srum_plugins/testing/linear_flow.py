@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,36 +12,11 @@ from torch import Tensor
 
 from srum_plugins.contracts import Draws, ModelAdapter, Prediction
 from srum_plugins.errors import ContractError
+from srum_plugins.flow import FlowPrediction, noised, uniform_draws
 from srum_plugins.records import Prompt
 
 PATCH = 4
 """Pixels of a token's side."""
-
-
-@dataclass(frozen=True)
-class LinearPrediction:
-    """``velocity`` and ``noise``: one (C, H, W) an image."""
-
-    velocity: Sequence[Tensor]
-    noise: Sequence[Tensor]
-
-    def token_losses(self, latents: Sequence[Tensor]) -> Tensor:
-        """See :meth:`srum_plugins.contracts.Prediction.token_losses`."""
-        return self._distance([noise - one for noise, one in zip(self.noise, latents, strict=True)])
-
-    def token_distance(self, other: Prediction) -> Tensor:
-        """See :meth:`srum_plugins.contracts.Prediction.token_distance`."""
-        if not isinstance(other, LinearPrediction):
-            raise ContractError(f"a prediction of the same model is expected, got {type(other).__name__}")
-        return self._distance(other.velocity)
-
-    def velocities(self) -> Tensor:
-        """See :class:`srum_plugins.contracts.ShowsVelocity`."""
-        return torch.cat([one.detach().flatten(1).T for one in self.velocity])
-
-    def _distance(self, targets: Sequence[Tensor]) -> Tensor:
-        pairs = zip(self.velocity, targets, strict=True)
-        return torch.cat([(own - target).square().mean(dim=0).flatten() for own, target in pairs])
 
 
 class LinearFlow(ModelAdapter):
@@ -70,11 +44,7 @@ class LinearFlow(ModelAdapter):
 
     def draw(self, latents: Sequence[Tensor], generator: torch.Generator) -> Draws:
         """Even timesteps and normal noise; no condition is dropped, since none is read."""
-        return Draws(
-            torch.rand(len(latents), generator=generator),
-            [torch.randn(one.shape, generator=generator) for one in latents],
-            torch.zeros(len(latents), dtype=torch.bool),
-        )
+        return uniform_draws(latents, generator)
 
     def predict(
         self, prompts: Sequence[Prompt], latents: Sequence[Tensor], draws: Draws, *, base: bool = False
@@ -100,9 +70,6 @@ class LinearFlow(ModelAdapter):
         self._base = (self.gain.detach().clone(), self.shift.detach().clone()) if base else None
         return {"gain": self.gain, "shift": self.shift}
 
-    def _predict(self, gain: Tensor, shift: Tensor, latents: Sequence[Tensor], draws: Draws) -> LinearPrediction:
-        velocity = []
-        for time, clean, noise in zip(draws.timestep, latents, draws.noise, strict=True):
-            seen = (1 - time) * clean + time * noise
-            velocity.append(torch.einsum("oc,chw->ohw", gain, seen) + shift[:, None, None])
-        return LinearPrediction(velocity, draws.noise)
+    def _predict(self, gain: Tensor, shift: Tensor, latents: Sequence[Tensor], draws: Draws) -> FlowPrediction:
+        velocity = [torch.einsum("oc,chw->ohw", gain, seen) + shift[:, None, None] for seen in noised(latents, draws)]
+        return FlowPrediction(velocity, draws.noise)

@@ -5,16 +5,17 @@ from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
-from toy_backend import ToyAdapter, ToyPrediction
+from toy_backend import ToyAdapter
 
 from broken_plugins import TOY
 from srum_plugins import hookimpl
 from srum_plugins.contracts import Draws
+from srum_plugins.flow import FlowPrediction
 from srum_plugins.providers import Provider
 from srum_plugins.records import Prompt
 
 
-class Summed(ToyPrediction):
+class Summed(FlowPrediction):
     def token_losses(self, latents: Sequence[Tensor]) -> Tensor:
         return super().token_losses(latents) * len(latents[0])
 

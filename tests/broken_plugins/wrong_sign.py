@@ -5,18 +5,20 @@ from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
-from toy_backend import ToyAdapter, ToyPrediction
+from toy_backend import ToyAdapter
 
 from broken_plugins import TOY
 from srum_plugins import hookimpl
 from srum_plugins.contracts import Draws
+from srum_plugins.flow import FlowPrediction
 from srum_plugins.providers import Provider
 from srum_plugins.records import Prompt
 
 
-class Backwards(ToyPrediction):
+class Backwards(FlowPrediction):
     def token_losses(self, latents: Sequence[Tensor]) -> Tensor:
-        return self._distance([one - noise for noise, one in zip(self.noise, latents, strict=True)])
+        turned = FlowPrediction(self.velocity, [-noise for noise in self.noise])
+        return turned.token_losses([-clean for clean in latents])
 
 
 class WrongSign(ToyAdapter):
