@@ -52,9 +52,12 @@ def test_the_pages_and_their_headings_that_are_linked_are_there() -> None:
         assert not anchor or anchor in [heading.replace(" ", "-") for heading in headings], (page, anchor)
 
 
-def test_every_slot_has_a_name_of_its_own() -> None:
-    slots = re.findall(r"^<!-- measured: (.+?) \(", DOCS, re.MULTILINE)
-    assert slots and len(set(slots)) == len(slots) == DOCS.count("<!-- measured")
+def test_every_arm_of_the_ablation_has_its_row() -> None:
+    command = next(one for one in COMMANDS if one.startswith("srum ablate configs/demo.yaml"))
+    arms = command.partition("--arms ")[2].partition(" --seeds")[0].split()
+    rows = re.findall(r"^\| ([a-z][\w.-]*) \| \W*\d\.\d{3}", DOCS, re.MULTILINE)
+    missing = [arm for arm in arms if not any(re.fullmatch(rf"{arm}(-[\d.]+)?", row) for row in rows)]
+    assert not missing
 
 
 def test_there_are_commands_of_each_kind() -> None:
