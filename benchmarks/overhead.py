@@ -100,6 +100,7 @@ def age() -> float:
 
 def charge_imports(ledger: Ledger) -> None:
     """Charge all imports of what is not there yet."""
+    # Private: nothing else in Python sees an import begin and end.
     find = importlib._bootstrap._find_and_load  # type: ignore[attr-defined]
     by_kind = {kind: ledger.wrap(kind, find) for kind in (LIBRARIES, START)}
 
