@@ -34,6 +34,7 @@ def inside(folder: Path, name: str) -> Path:
     path = folder / name
     if not _is_plain(name):
         raise DamagedError(path, f"the name {name!r} may lead out of its folder, and is not opened")
+    # Not Path.resolve, which raises on a loop of links.
     if _is_linked(folder, name) and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
         raise DamagedError(path, "it is a link out of its folder, and is not opened")
     return path
