@@ -144,7 +144,8 @@ class PluginHost:
         names = {name for _, source in points for name in (source.plugin, source.distribution)}
         taken = {*names, *map(canonicalize_name, names)}
         host.blocked_in_vain = tuple(
-            f"{by}: nothing that is installed is called {name!r}, so nothing is blocked by it.{did_you_mean(name, names)}"
+            f"{by}: nothing that is installed is called {name!r}, so nothing is blocked by it."
+            f"{did_you_mean(name, names)}"
             for name, by in why.items()
             if taken.isdisjoint({name, canonicalize_name(name)})
         )

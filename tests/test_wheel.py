@@ -26,7 +26,7 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PACKAGES = [ROOT / path for path in PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]]
-FOR_DEVELOPERS = {"dev", "testing"}
+FOR_DEVELOPERS = {"dev", "docs", "testing"}
 EXTRAS = sorted(set(PROJECT["project"]["optional-dependencies"]) - FOR_DEVELOPERS)
 PIP_LINE = re.compile(r"pip install 'srum-plugins\[([a-z0-9-]+)\]'")
 SMALL = {
@@ -40,7 +40,7 @@ SMALL = {
     "evaluate": {"sampling": {"points": 3}},
 }
 
-pytestmark = pytest.mark.slow
+slow = pytest.mark.slow
 
 
 @dataclass(frozen=True)
@@ -151,6 +151,7 @@ def link(name: str, beside: Path) -> None:
 
 
 # --- what is in it ----------------------------------------------------------------------------------------------------
+@slow
 def test_the_wheel_has_every_file_of_every_package_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
@@ -186,6 +187,7 @@ def make(request: pytest.FixtureRequest) -> Make:
     return made
 
 
+@slow
 def test_without_extras_the_whole_loop_runs_outside_of_the_repository(make: Make, tmp_path: Path) -> None:
     alone = make("")
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(SMALL))
@@ -203,6 +205,7 @@ def test_without_extras_the_whole_loop_runs_outside_of_the_repository(make: Make
     assert (tmp_path / "run/report.html").stat().st_size > 10_000
 
 
+@slow
 @pytest.mark.parametrize("extra", EXTRAS)
 def test_an_extra_alone_brings_all_that_its_providers_need(make: Make, tmp_path: Path, extra: str) -> None:
     one = make(extra)
