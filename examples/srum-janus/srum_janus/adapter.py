@@ -81,11 +81,11 @@ class JanusAdapter(ModelAdapter):
         """See :meth:`ModelAdapter.generate`. Every image has its own random numbers, one a token.
 
         Raises:
-            ContractError: an image of another size than the model's is asked for.
+            ContractError: an image of another size than the model's is asked for, or a prompt leaves none room.
         """
         for request in requests:
             self.token_grid(request.width or self.network.pixels, request.height or self.network.pixels)
-        prompts = [self.chat.drawing(request.prompt.text) for request in requests]
+        prompts = [self._drawing(request.prompt) for request in requests]
         decoding, done = Decoding(sampling.temperature, sampling.top_p), dict[int, Generated]()
         for places in alike([len(ids) for ids in prompts]):
             own = [prompts[place] for place in places]
@@ -96,6 +96,16 @@ class JanusAdapter(ModelAdapter):
             drawn = zip(self.network.images(tokens), grids, strict=True)
             done |= zip(places, (Generated(image, latents=grid) for image, grid in drawn), strict=True)
         return [done[place] for place in range(len(requests))]
+
+    def _drawing(self, prompt: Prompt) -> list[int]:
+        """Ids that ask for the image of a prompt, which must fit after them."""
+        ids, room = self.chat.drawing(prompt.text), self.network.side**2
+        if len(ids) + room > self.network.positions:
+            raise ContractError(
+                f"the prompt {prompt.text[:80]!r} and an image of {room} tokens take {len(ids) + room} positions of "
+                f"the model's {self.network.positions}: shorten it"
+            )
+        return ids
 
     # --- understanding ------------------------------------------------------------------------------------------------
     def answer(self, questions: Sequence[Question], decoding: Decoding = GREEDY) -> list[Answer]:
@@ -151,7 +161,7 @@ class JanusAdapter(ModelAdapter):
         self, prompts: Sequence[Prompt], latents: Sequence[Tensor], draws: Draws, *, base: bool = False
     ) -> TokenPrediction:
         """See :meth:`ModelAdapter.predict`: each token after the prompt and the tokens of the image before it."""
-        asked = [self.chat.drawing(prompt.text) for prompt in prompts]
+        asked = [self._drawing(prompt) for prompt in prompts]
         dropped = draws.drop.tolist()
         asked = [self.chat.undrawn(ids) if drop else ids for ids, drop in zip(asked, dropped, strict=True)]
         if not base:

@@ -125,6 +125,15 @@ def test_images_of_another_size_are_refused(janus: JanusAdapter) -> None:
         janus.encode([Image.new("RGB", (8, 8))])
 
 
+def test_a_prompt_that_leaves_no_room_for_an_image_is_refused(janus: JanusAdapter) -> None:
+    long = prompt("a " * 1200)
+    with pytest.raises(ContractError, match=r"and an image of 16 tokens take \d+ positions of the model's 2048"):
+        janus.generate([GenerationRequest(prompt("a"), 0), GenerationRequest(long, 1)], GREEDY)
+    latents = drawn(janus, ["a"])
+    with pytest.raises(ContractError, match="shorten it"):
+        janus.predict([long], latents, kept(janus, latents))
+
+
 # --- understanding ----------------------------------------------------------------------------------------------------
 def _whole(janus: JanusAdapter, text: str) -> list[int]:
     """A question with placeholders for the image, as transformers' processor writes it."""
