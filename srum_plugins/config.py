@@ -347,7 +347,7 @@ def _data(path: Path | None, overrides: Sequence[str]) -> dict[str, Any]:
 def _read(path: Path) -> dict[str, Any]:
     """The YAML file as plain containers, interpolations unresolved."""
     if not path.is_file():
-        near = [entry.name for entry in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+        near = [entry.name for entry in path.parent.glob("*.y*ml") if entry.is_file()]
         raise ConfigError(f"there is no config file {path}.{did_you_mean(path.name, near)}")
     try:
         loaded = OmegaConf.load(path)
