@@ -160,8 +160,7 @@ class PluginHost:
         for point, source in allowed:
             try:
                 if copies[point.name] > 1:
-                    rivals = [f"{s.distribution} {s.version}" for p, s in allowed if p.name == point.name]
-                    raise PluginError(f"{_clash(f'plugins named {point.name!r} come from', rivals)}; none is loaded")
+                    raise PluginError(_same_name([(p, s) for p, s in allowed if p.name == point.name]))
                 host._admit(point.load(), source)
             except KeyboardInterrupt:  # from the keyboard, not from the plugin
                 raise
@@ -445,14 +444,26 @@ def _check_presets(record: Provider, where: str) -> None:
             raise ContractError(f"{where}: {error}") from error
 
 
-def _clash(what: str, rivals: Iterable[str]) -> str:
-    mend = f"uninstall one, or block one by its distribution's name in {BLOCK} or plugins.block of the config"
-    return f"{what} {' and '.join(rivals)}; {mend}"
+def _same_name(rivals: list[tuple[EntryPoint, _Source]]) -> str:
+    """What is said of plugins of one name."""
+    name, owners = rivals[0][0].name, [f"{source.distribution} {source.version}" for _, source in rivals]
+    if len({source.distribution for _, source in rivals}) == 1:
+        places = " and ".join(point.value for point, _ in rivals)
+        return f"{owners[0]} has several plugins named {name!r}, {places}; none is loaded: its authors must rename one"
+    mend = f"uninstall one, or {_block('distribution')}"
+    return f"plugins named {name!r} come from {' and '.join(owners)}; {mend}; none is loaded"
 
 
 def _duplicate(rivals: list[Registered]) -> str:
-    first = rivals[0]
-    return _clash(f"the {first.kind} {first.provider.name!r} is provided by", [one.origin for one in rivals])
+    """What is said of providers of one kind and name."""
+    first, owners = rivals[0], " and ".join(one.origin for one in rivals)
+    one_source = len({one.distribution for one in rivals}) == 1
+    mend = _block("plugin") if one_source else f"uninstall one, or {_block('distribution')}"
+    return f"the {first.kind} {first.provider.name!r} is provided by {owners}; {mend}"
+
+
+def _block(what: str) -> str:
+    return f"block one by its {what}'s name in {BLOCK} or plugins.block of the config"
 
 
 def _label(source: _Source) -> str:

@@ -201,6 +201,8 @@ def test_a_missing_file_is_named_with_its_neighbours(path: Path) -> None:
     message = refused(path.with_name("toi.yaml"))
     assert "toi.yaml" in message
     assert "'toy.yaml'" in message
+    (path.parent / "folder.yaml").mkdir()
+    assert refused(path.with_name("folder.yaml")).count("folder.yaml") == 1
 
 
 def test_config_errors_are_config_errors(path: Path) -> None:

@@ -320,6 +320,17 @@ def test_a_file_system_without_locks_is_a_problem(
     assert sum(one.level == "problem" for one in storage.run_directory(tmp_path)) == problems
 
 
+def test_a_folder_that_may_not_be_listed_is_still_told_with_its_space(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, flags: int) -> int:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(os, "open", refuse)
+    (one,) = storage.run_directory(tmp_path)
+    assert "GiB free" in one.says
+
+
 # --- tracking ---------------------------------------------------------------------------------------------------------
 def store(uri: str) -> Finding:
     (one,) = tracking.store(uri)

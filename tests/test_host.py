@@ -217,6 +217,23 @@ def test_two_plugins_of_one_name_are_both_refused_before_import(site: Site, monk
     assert PluginHost.load(entry_points=site.entry_points()).get(Kind.GROUNDER, "acme").distribution == "one-srum"
 
 
+def test_a_distribution_that_takes_a_name_twice_is_told_so(site: Site) -> None:
+    """Nothing of it can be uninstalled alone."""
+    two = "[srum_plugins]\nacme = onesrum\nacme = twosrum\n"
+    files = {"onesrum.py": GROUNDER, "twosrum.py": GROUNDER, "one_srum-1.0.dist-info/entry_points.txt": two}
+    site.install("one-srum", {}, files)
+    first, second = PluginHost.load(entry_points=site.entry_points()).rows()
+    assert first["cause"] == second["cause"]
+    assert first["cause"] == (
+        "one-srum 1.0 has several plugins named 'acme', onesrum and twosrum; none is loaded: its authors must rename one"
+    )
+
+    site.install("one-srum", {"one": "onesrum", "two": "twosrum"}, {})
+    row, _ = PluginHost.load(entry_points=site.entry_points()).rows()
+    assert row["cause"].startswith("the grounder 'acme' is provided by one-srum 1.0 (plugin 'one') and one-srum 1.0 (")
+    assert "; block one by its plugin's name in SRUM_PLUGINS_BLOCK" in row["cause"]
+
+
 def test_two_providers_of_one_name_are_both_refused(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     other = HEAD + "@hookimpl\ndef srum_judges():\n    return [Provider('fine', 'Fine.', dict)]\n"
     site.install("one-srum", {"one": "onesrum"}, {"onesrum.py": GROUNDER})
