@@ -225,7 +225,8 @@ def test_a_distribution_that_takes_a_name_twice_is_told_so(site: Site) -> None:
     first, second = PluginHost.load(entry_points=site.entry_points()).rows()
     assert first["cause"] == second["cause"]
     assert first["cause"] == (
-        "one-srum 1.0 has several plugins named 'acme', onesrum and twosrum; none is loaded: its authors must rename one"
+        "one-srum 1.0 has several plugins named 'acme', onesrum and twosrum; none is loaded: "
+        "its authors must rename one"
     )
 
     site.install("one-srum", {"one": "onesrum", "two": "twosrum"}, {})
