@@ -15,7 +15,7 @@ from srum_plugins.doctor.finding import Finding
 from srum_plugins.host import PluginHost
 
 NAME = "srum-plugins"
-NOT_FOR_USE = {"dev"}
+NOT_FOR_USE = {"dev", "docs"}
 """Extras that only who works on this package needs."""
 
 
