@@ -168,14 +168,13 @@ class JanusAdapter(ModelAdapter):
             return TokenPrediction(self.network(asked, _ids(latents)))
         if self._base is None:
             raise ContractError("a prediction of the base was asked for, and start_training(base=False) kept none")
-        with self._without_adapters():
-            return TokenPrediction(self._base.call(self.network, asked, _ids(latents)))
+        return TokenPrediction(self._base.call(self.network, asked, _ids(latents)))
 
     def start_training(self, training: Training, *, base: bool) -> dict[str, nn.Parameter]:
         """See :meth:`ModelAdapter.start_training`."""
         moved = self._adapted(training.lora_rank, training.lora_alpha) if training.lora_rank else {}
         moved = self._named(HEAD if training.scope == "head" else DRAWING) | moved
-        self._base = BaseWeights.of(self._named(DRAWING)) if base else None
+        self._base = BaseWeights.of(self._own()) if base else None  # adapters too, which may be trained already
         self.network.requires_grad_(False)
         for parameter in moved.values():
             parameter.requires_grad_(True)
@@ -200,7 +199,7 @@ class JanusAdapter(ModelAdapter):
         """Write all that drawing has of its own, under transformers' names, and the low-rank adapters. The rest is in
         the checkpoint."""
         (folder / SETTINGS).write_text(json.dumps(asdict(self._adapters)), encoding="utf-8")
-        save_weights(self._own(), folder / WEIGHTS)
+        save_weights(self._saved(), folder / WEIGHTS)
 
     def load_trained(self, folder: Path) -> None:
         """See :meth:`ModelAdapter.load_trained`.
@@ -216,7 +215,7 @@ class JanusAdapter(ModelAdapter):
             raise CheckpointError(f"{folder / SETTINGS} is of {told}, and this Janus has adapters by {self._adapters}")
         if told.lora_rank:
             self._adapted(told.lora_rank, told.lora_alpha)
-        own = self._own()
+        own = self._saved()
         refuse_misfits(
             shapes([folder / WEIGHTS]), {name: tuple(value.shape) for name, value in own.items()}, folder / WEIGHTS
         )
@@ -224,10 +223,15 @@ class JanusAdapter(ModelAdapter):
             for name, value in own.items():
                 value.copy_(handle.get_tensor(name))
 
-    def _own(self) -> dict[str, Tensor]:
+    def _own(self) -> dict[str, nn.Parameter]:
+        """All that drawing has of its own."""
         own = self._named(DRAWING)
         own |= self._adapted(self._adapters.lora_rank, self._adapters.lora_alpha) if self._adapters.lora_rank else {}
-        return {name.removeprefix("janus."): value for name, value in own.items()}
+        return own
+
+    def _saved(self) -> dict[str, Tensor]:
+        """The same under transformers' names."""
+        return {name.removeprefix("janus."): value for name, value in self._own().items()}
 
     def understanding_digest(self) -> str:
         """sha256 over every weight that understanding reads, in order of name: all but what draws, the VQ codes and

@@ -255,6 +255,29 @@ def test_training_moves_what_it_says_and_understanding_stays_to_the_bit(
     assert not torch.equal(torch.stack(drawn(again, texts)), torch.stack(latents)) or training.scope == "head"
 
 
+def test_the_base_of_a_trained_janus_has_what_it_was_trained_to(
+    fresh: JanusAdapter, options: AdapterOptions, tmp_path: Path
+) -> None:
+    for value in fresh.start_training(Training(lora_rank=2), base=False).values():
+        value.data += 0.1
+    fresh.save(tmp_path)
+    trained = build(options, "cpu")
+    trained.load_trained(tmp_path)
+    latents = drawn(trained, ["a cat"])
+    draws = kept(trained, latents)
+
+    def logits(base: bool) -> Tensor:
+        with torch.no_grad():
+            return trained.predict([prompt("a cat")], latents, draws, base=base).logits
+
+    before = logits(base=False)
+    moved = trained.start_training(Training(lora_rank=2), base=True)
+    for value in moved.values():
+        value.data += 0.1
+    assert torch.equal(logits(base=True), before)
+    assert not torch.equal(logits(base=False), before)
+
+
 def test_a_base_that_was_not_kept_and_other_adapters_are_refused(fresh: JanusAdapter) -> None:
     latents = drawn(fresh, ["a"])
     fresh.start_training(Training(lora_rank=2), base=False)
