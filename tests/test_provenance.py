@@ -1,5 +1,6 @@
 """What a stage was made with is noted, and going on with other code is said."""
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -63,3 +64,44 @@ def test_a_plugin_that_is_a_file_among_others_is_told_by_that_file(tmp_path: Pat
     for name in ("plugin.py", "package/inner/a.py"):
         (tmp_path / name).write_text("x = 3\n")
     assert code_digest([alone]) != before[0] and code_digest([package]) != before[1]
+
+
+GROUNDER = """
+from srum_plugins import hookimpl
+from srum_plugins.contracts import Grounder
+from srum_plugins.providers import Provider
+from srum_plugins.records import Grounding
+
+
+class Blind(Grounder):
+    def ground(self, items, model):
+        return [Grounding(item.candidate.id, ()) for item in items]
+
+
+@hookimpl
+def srum_grounders():
+    return [Provider("blind", "sees nothing", lambda options: Blind())]
+"""
+
+
+def test_code_of_a_plugin_that_was_edited_is_told_where_its_stage_is_reused(tmp_path: Path) -> None:
+    file = tmp_path / "blind.py"
+    file.write_text(GROUNDER)
+    spec = importlib.util.spec_from_file_location("blind", file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    host = toy_host()
+    host.register(module, "blind")
+
+    def run(*more: str, only: str | None = None) -> list[str]:
+        return toy_run(tmp_path, "grounder=blind", "aggregator=uniform", *more, host=host, only=only)
+
+    run()
+    assert len(run()) == 1
+    file.write_text(f"{GROUNDER}# edited\n")
+    (edited,) = run()[1:]
+    assert edited.startswith("ground was made with other code of blind, of the same version: ")
+    assert "--from ground" in edited
+    assert edited in run("train.steps=3")  # where another stage is made anew
+    assert edited not in run(only="judge")

@@ -13,8 +13,8 @@ LIBRARIES = ("torch", "transformers", "diffusers", "numpy", "pillow")
 
 
 def made_with(places: Iterable[Path]) -> dict[str, str]:
-    """Versions of Python and of what computes, and a digest of the code in these places: those of the core and of the
-    plugins that a run uses. For people; what decides about reuse is the fingerprint."""
+    """Versions of Python and of what computes, and a digest of the code in these places. For people; what decides about
+    reuse is the fingerprint."""
     found = {"python": platform.python_version(), "machine": platform.machine()}
     for name in LIBRARIES:
         try:

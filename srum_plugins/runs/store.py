@@ -90,6 +90,13 @@ class StageDirectory:
             raise StageError(f"{path} is of another configuration whose hash begins alike: use another run.directory")
         return changes(known.get("made_with", {}), made_with) if made_with else []
 
+    def made_with(self) -> dict[str, str]:
+        """What the manifest says that the stage was begun with; empty if it cannot be read."""
+        try:
+            return dict(read_sealed(self.path / "manifest.json").get("made_with", {}))
+        except (DamagedError, StorageError):  # it only serves to explain
+            return {}
+
     def use(self) -> None:
         """Note that the run's current configuration uses this directory."""
         write_if_different(self.family / "current", f"{self.path.name}\n".encode())

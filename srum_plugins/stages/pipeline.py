@@ -28,6 +28,7 @@ from srum_plugins.runs.lock import held
 from srum_plugins.runs.redo import finished, put_aside, redoing
 from srum_plugins.runs.store import StageDirectory
 from srum_plugins.stages import evaluate, generate, ground, judge, reward, train
+from srum_plugins.stages.edited import edited
 from srum_plugins.stages.monitoring import stopped_early
 from srum_plugins.stages.quarantine import told
 from srum_plugins.stages.session import Part, Session, Stage
@@ -111,6 +112,9 @@ def _run_stages(
     settings = OmegaConf.to_yaml(OmegaConf.create(dict(session.info.config))).encode()
     if start is None and world.tell("is all complete", lambda: _all_done(session, chosen, settings)):
         say(f"nothing to do: {_count(chosen)} complete in {config.directory} for this configuration")
+        for stage in chosen:
+            for change in edited(config, session.directory(stage)):
+                say(change)
         return summary_of(session)
     with held(config.directory, world):
         if world.main:
@@ -204,6 +208,8 @@ def _run_stage(session: Session, stage: Stage, say: Callable[[str], None]) -> No
         if reused:
             for part in (stage, *stage.parts):
                 session.directory(part).use()
+            for change in edited(session.config, directory):
+                say(change)
         else:
             if stale := directory.staleness():
                 say(stale)

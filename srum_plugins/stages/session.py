@@ -25,10 +25,11 @@ from srum_plugins.randomness import seed_torch
 from srum_plugins.records import Prompt, to_json
 from srum_plugins.runs.files import write_image
 from srum_plugins.runs.fingerprint import fingerprint, stable_seed
-from srum_plugins.runs.provenance import code_place, made_with
+from srum_plugins.runs.provenance import made_with
 from srum_plugins.runs.shards import Attachment, Shards
 from srum_plugins.runs.store import StageDirectory
 from srum_plugins.runs.sums import check_folder
+from srum_plugins.stages.edited import CORE, plugin_code
 from srum_plugins.stages.quarantine import Failing, attempt, check_share
 from srum_plugins.world import World
 
@@ -195,8 +196,7 @@ class Session:
     @cached_property
     def made_with(self) -> dict[str, str]:
         """Versions and code of the core and of the plugins that are used (:mod:`srum_plugins.runs.provenance`)."""
-        places = {code_place(Path(one.registered.file.rpartition(":")[0])) for one in self.config.used}
-        return made_with([Path(srum_plugins.__file__).parent, *places])
+        return {**made_with([CORE]), **plugin_code(self.config.used)}
 
     # --- events ---------------------------------------------------------------------------------------------------
     def listens(self, hook: str) -> bool:
