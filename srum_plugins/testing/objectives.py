@@ -146,7 +146,8 @@ class ObjectiveConformance(Conformance):
                 "has no gradient, or one that is not finite",
                 "build it on predict(...).token_losses, without detach(), item() or no_grad",
             )
-            steepest = max(steepest, *(float(one.abs().max()) for one in _gradients(loss, model)))
+            ones = replace(batch, weights=tuple(torch.ones_like(one) for one in batch.weights))
+            steepest = max(steepest, float(self._slope(subject, objective, model, ones, draws).abs().max()))
             again, others = self._loss(subject, objective, model, batch, draws)
             subject.require(
                 torch.equal(again, loss) and all(torch.equal(others[name], one) for name, one in metrics.items()),
@@ -166,7 +167,7 @@ class ObjectiveConformance(Conformance):
         subject.require(
             steepest > 0,
             "loss",
-            f"has a gradient of zero in all {self.examples} runs",
+            "has a gradient of zero in every run, where all weights are 1",
             "build it on predict(...).token_losses",
         )
 
@@ -225,7 +226,7 @@ class ObjectiveConformance(Conformance):
         subject.require(
             calls > 0 or not objective.uses_base,
             "uses_base",
-            f"is true, and no loss of {self.examples} runs asked for a prediction of the base",
+            "is true, and no loss of any run asked for a prediction of the base",
             "set uses_base = False: the weights of the base take memory",
         )
 
