@@ -150,6 +150,11 @@ def centred(items: Sequence[Judged], found: list[Reward | None]) -> list[Reward 
     return each(moved)(items, found)
 
 
+def by_place(items: Sequence[Judged], found: list[Reward | None]) -> list[Reward | None]:
+    """Less for each candidate of the run."""
+    return each(lambda one: replace(one, map=replace(one.map, alpha=one.map.alpha / len(items))))(items, found)
+
+
 def best_alone(items: Sequence[Judged], found: list[Reward | None]) -> list[Reward | None]:
     """Leaves out what is not the best of its prompt."""
     best: dict[str, float] = {}
@@ -178,6 +183,7 @@ PIXELS = AggregatorConformance.test_a_regions_score_reaches_its_own_pixels
         (each(transposed), PIXELS, "reaches other pixels"),
         (each(flipped), PIXELS, "with the score 1 has a lower weight"),
         (centred, PIXELS, "reaches the maps of other candidates"),
+        (by_place, PIXELS, "reaches the maps of other candidates"),
         (best_alone, SIZE, "no reward, though nothing of its judgement failed"),
     ],
 )

@@ -145,8 +145,9 @@ class AggregatorConformance(Conformance):
                     subject.breach("aggregate", "gave a candidate without failures no reward", "give it one")
                 maps.append(found.map.pixels().numpy())
                 others.append([one.map for one in rest if one is not None])
+            (alone,) = self.aggregated(subject, aggregator, [_marked(box, size, -1.0)])
             subject.require(
-                others[0] == others[1],
+                others[0] == others[1] and alone is not None and alone.map == found.map,
                 "aggregate",
                 "the score of a region reaches the maps of other candidates",
                 "make each map of its own judgement alone, or set `regional = False` in the suite",
