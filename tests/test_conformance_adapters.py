@@ -236,7 +236,7 @@ BOXES = partial(S.test_boxes_lie_inside_their_images, method=Capability.LOCATE)
         (
             replace(TOY, factory=Blind),
             S.test_choices_are_of_the_image_and_of_the_box,
-            "choice_logprobs: two images that differ have the same",
+            "choice_logprobs: images that differ have the same",
         ),
         (replace(TOY, factory=located(mask=Mask(3, 3, (9,)))), BOXES, r"locate: a mask is of \(3, 3\) pixels"),
         (replace(TOY, factory=located(score=np.float32(0.5))), BOXES, "locate: gave a record that JSON cannot hold"),
