@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from docgen import command_line, configuration, hooks, lifecycle
+from docgen import command_line, configuration, hooks, lifecycle, records
 from srum_plugins.host import PluginHost
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -16,6 +16,7 @@ def pages() -> dict[str, str]:
         "reference/configuration.md": configuration.page(PluginHost.load()),
         "reference/cli.md": command_line.page(),
         "reference/hooks.md": hooks.page(),
+        "reference/records.md": records.page(),
         "reference/lifecycle.svg": lifecycle.picture(),
     }
 

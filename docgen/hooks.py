@@ -35,16 +35,16 @@ def page() -> str:
         "all.",
         "## Provider hooks",
         f"{prose(Providers.__doc__ or '')} Called once, when the host loads. What the class of a contract must do "
-        "stands below its hook; its exact text is in `srum_plugins/contracts.py`.",
+        "stands below its hook, and what its methods get and give in [records](records.md).",
     ]
     for name, function in _hooks(Providers):
-        parts += [_heading(name, function), _python(signature(function)), prose(function.__doc__ or "")]
+        parts += [_heading(name, function), python(signature(function)), prose(function.__doc__ or "")]
         parts.append(f"It fills the slot `{_slot(name)}` of a config.")
         parts += _contract(function)
     parts += ["## Event hooks", prose(Events.__doc__ or "")]
     parts.append(f"`run` is a `srum_plugins.hookspecs.RunInfo`:\n\n{prose(RunInfo.__doc__ or '')}")
     for name, function in _hooks(Events):
-        parts += [_heading(name, function), _python(signature(function)), prose(function.__doc__ or "")]
+        parts += [_heading(name, function), python(signature(function)), prose(function.__doc__ or "")]
     return "\n\n".join(parts) + "\n"
 
 
@@ -53,7 +53,12 @@ def signature(function: Any) -> str:
     node = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
     if not isinstance(node, ast.FunctionDef):
         raise TypeError(f"{function!r} is no function")
-    node.args.args = [one for one in node.args.args if one.arg != "self"]
+    return header(node)
+
+
+def header(node: ast.FunctionDef) -> str:
+    """As :func:`signature`, of a function as it is parsed."""
+    node.args.args = [one for one in node.args.args if one.arg not in ("self", "cls")]
     parts, result = list(_arguments(node.args)), ast.unparse(node.returns) if node.returns else "None"
     head = f"def {node.name}({', '.join(parts)}) -> {result}: ..."
     if len(head) <= LONGEST:
@@ -66,8 +71,8 @@ def _arguments(arguments: ast.arguments) -> Iterator[str]:
     plain = [None] * (len(arguments.args) - len(arguments.defaults)) + list(arguments.defaults)
     for one, default in zip(arguments.args, plain, strict=True):
         yield ast.unparse(one) + (f" = {ast.unparse(default)}" if default else "")
-    if arguments.kwonlyargs:
-        yield "*"
+    if arguments.vararg or arguments.kwonlyargs:
+        yield f"*{ast.unparse(arguments.vararg) if arguments.vararg else ''}"
     for one, named in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
         yield ast.unparse(one) + (f" = {ast.unparse(named)}" if named else "")
 
@@ -85,7 +90,8 @@ def _slot(hook: str) -> str:
     return "monitors" if kind == "monitor" else kind
 
 
-def _python(text: str) -> str:
+def python(text: str) -> str:
+    """A block of Python."""
     return f"```python\n{text}\n```"
 
 
@@ -98,5 +104,5 @@ def _contract(function: Any) -> Iterator[str]:
     yield f"**`{cls.__name__}`**: {prose(cls.__doc__ or '')}"
     for name, member in vars(cls).items():
         if inspect.isfunction(member) and not name.startswith("_"):
-            yield _python(signature(member))
+            yield python(signature(member))
             yield prose(member.__doc__ or "")

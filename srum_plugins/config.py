@@ -347,7 +347,7 @@ def _data(path: Path | None, overrides: Sequence[str]) -> dict[str, Any]:
 def _read(path: Path) -> dict[str, Any]:
     """The YAML file as plain containers, interpolations unresolved."""
     if not path.is_file():
-        near = [entry.name for entry in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+        near = [entry.name for entry in path.parent.glob("*.y*ml") if entry.is_file()]
         raise ConfigError(f"there is no config file {path}.{did_you_mean(path.name, near)}")
     try:
         loaded = OmegaConf.load(path)
@@ -396,7 +396,7 @@ def _override(data: dict[str, Any], overrides: Sequence[str]) -> None:
         node = data[first] = _slot(data.get(first), first) if first in SLOTS else _mapping(data.get(first), first)
         if not rest:
             if not isinstance(value, Mapping):
-                raise ConfigError(f"override {key}={value}: {key} is a section, set one of its keys")
+                raise ConfigError(f"override {key}={value}: {_is_a_section(key, value)}")
             node.update(value)
             continue
         for depth, name in enumerate(rest[:-1], start=1):
@@ -509,6 +509,14 @@ def _preset(adapter: Provider, name: Any, where: str) -> Mapping[str, Any]:
         near = did_you_mean(str(name), adapter.presets)
         raise ConfigError(f"{where}.{PRESET}: adapter {adapter.name!r} has no preset {name!r}.{near}")
     return adapter.presets[name]
+
+
+def _is_a_section(key: str, value: Any) -> str:
+    """What to write in place of ``key=value``."""
+    known = [field.name for field in dataclasses.fields(SECTIONS[key])]
+    if isinstance(value, bool) and "enabled" in known:
+        return f"{key} is a section, write {key}.enabled={str(value).lower()}"
+    return f"{key} is a section, set one of its keys: {', '.join(f'{key}.{name}' for name in known)}"
 
 
 def _slot(value: Any, slot: str) -> dict[str, Any]:

@@ -86,16 +86,22 @@ def check(
             if host is not None and not needs <= adapter.provider.capabilities:
                 instead = _fitting(registered.kind, adapter, host)
             lacking += _lacking(asker, needs, adapter, instead)
-        try:
-            registered.provider.check(options)
-        except SrumError as error:
-            problems.append(f"{asker} cannot run here: {error}")
-        except Exception as error:
-            problems.append(f"{asker} cannot say whether it can run here: {type(error).__name__}: {error}")
+        problems += _refused(asker, registered.provider, options)
     if ground is not None and "ground" in stages:
         lacking += _lacking(f"ground.filter={ground.filter}", ground.needs, adapter, "; ground.filter=none does not")
     if lacking or problems:
         raise (CapabilityError if lacking else ConfigError)("\n".join(lacking + problems))
+
+
+def check_adapter(adapter: Registered, options: Any) -> None:
+    """Refuse an adapter whose own check refuses its options.
+
+    Raises:
+        ConfigError: why.
+    """
+    asker = f"the adapter {adapter.provider.name!r} of {adapter.origin}"
+    if refused := _refused(asker, adapter.provider, options):
+        raise ConfigError("\n".join(refused))
 
 
 def check_optimizer(adapter: Registered, options: Any, training: Any, train: TrainSection) -> None:
@@ -193,6 +199,17 @@ def check_objective(adapter: Registered, objective: Registered, options: Any) ->
             f"the objective {objective.provider.name!r} does not work with the adapter {adapter.provider.name!r}, "
             f"whose token losses are no squared errors: {why}"
         )
+
+
+def _refused(asker: str, provider: Provider, options: Any) -> list[str]:
+    """What a provider's own check says against its options; it may be a stranger's function."""
+    try:
+        provider.check(options)
+    except SrumError as error:
+        return [f"{asker} cannot run here: {error}"]
+    except Exception as error:
+        return [f"{asker} cannot say whether it can run here: {type(error).__name__}: {error}"]
+    return []
 
 
 def _fitting(kind: Kind, adapter: Registered, host: PluginHost) -> str:

@@ -16,13 +16,14 @@ import os
 import re
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, astuple, dataclass
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.metadata import EntryPoint
 from typing import Any, Literal
 
 import pluggy
+from packaging.utils import canonicalize_name
 
 from srum_plugins.contracts import Capability
 from srum_plugins.errors import ConfigError, ContractError, PluginError, did_you_mean
@@ -103,6 +104,8 @@ class PluginHost:
     def __init__(self) -> None:
         self.blocked: frozenset[str] = frozenset()
         """The names that :meth:`load` was told to block, whether there are such plugins or not."""
+        self.blocked_in_vain: tuple[str, ...] = ()
+        """What to say of each of these names that nothing installed has, as one that is misspelt."""
         self._manager = pluggy.PluginManager(PROJECT)
         self._manager.add_hookspecs(Providers)
         self._manager.add_hookspecs(Events)
@@ -121,7 +124,8 @@ class PluginHost:
 
         Args:
             blocked: names of entry points or distributions that must not even be imported, on top of the comma
-                list in the environment variable ``SRUM_PLUGINS_BLOCK``.
+                list in the environment variable ``SRUM_PLUGINS_BLOCK``. Spellings of a distribution's name that pip
+                takes for one (``Acme_SRUM``, ``acme-srum``) are one here too.
             entry_points: load these rather than those installed in the group ``srum_plugins``.
             blocked_by: who has ``blocked`` them, for messages.
 
@@ -131,14 +135,23 @@ class PluginHost:
         """
         host = cls()
         strict = os.environ.get(STRICT, "") not in ("", "0")
-        listed = [name.strip() for name in os.environ.get(BLOCK, "").split(",")]
+        listed = [name for one in os.environ.get(BLOCK, "").split(",") if (name := one.strip())]
         why = {**dict.fromkeys(listed, BLOCK), **dict.fromkeys(blocked, blocked_by)}
+        by_distribution = {canonicalize_name(name): by for name, by in why.items()}
         host.blocked = frozenset(why)
         found = importlib.metadata.entry_points(group=GROUP) if entry_points is None else entry_points
         points = sorted(((point, _Source.of(point)) for point in found), key=lambda pair: astuple(pair[1]))
+        names = {name for _, source in points for name in (source.plugin, source.distribution)}
+        taken = {*names, *map(canonicalize_name, names)}
+        host.blocked_in_vain = tuple(
+            f"{by}: nothing that is installed is called {name!r}, so nothing is blocked by it."
+            f"{did_you_mean(name, names)}"
+            for name, by in why.items()
+            if taken.isdisjoint({name, canonicalize_name(name)})
+        )
         allowed = []
         for point, source in points:
-            by = why.get(source.plugin) or why.get(source.distribution)
+            by = why.get(source.plugin) or by_distribution.get(canonicalize_name(source.distribution))
             if by is None:
                 allowed.append((point, source))
             else:
@@ -147,11 +160,12 @@ class PluginHost:
         for point, source in allowed:
             try:
                 if copies[point.name] > 1:
-                    rivals = [f"{s.distribution} {s.version}" for p, s in allowed if p.name == point.name]
-                    raise PluginError(f"{_clash(f'plugins named {point.name!r} come from', rivals)}; none is loaded")
+                    raise PluginError(_same_name([(p, s) for p, s in allowed if p.name == point.name]))
                 host._admit(point.load(), source)
+            except KeyboardInterrupt:  # from the keyboard, not from the plugin
+                raise
             # Plugins are strangers' code: whatever one raises, sys.exit() included, must not take the others down.
-            except (Exception, SystemExit) as error:
+            except BaseException as error:
                 if strict:
                     raise PluginError(f"the plugin {_label(source)} failed to load: {_explain(error)}") from error
                 host._set_aside(source, "failed", _explain(error), _origin(point, error))
@@ -229,8 +243,10 @@ class PluginHost:
         """Register a plugin, check it and collect its providers; if anything is wrong, nothing of it stays."""
         if inspect.isclass(plugin):
             raise PluginError(f"{plugin.__qualname__} is a class; a plugin is a module or an instance")
-        if self._manager.has_plugin(source.plugin) or self._manager.is_registered(plugin):
-            raise PluginError(f"a plugin is already registered as {self._manager.get_name(plugin) or source.plugin!r}")
+        if (name := self._manager.get_name(plugin)) is not None:
+            raise PluginError(f"it is the plugin {name!r} too, which is loaded: one entry point is enough")
+        if self._manager.has_plugin(source.plugin):
+            raise PluginError(f"a plugin is already registered as {source.plugin!r}")
         self._check_arguments(plugin)
         self._manager.register(plugin, source.plugin)
         try:
@@ -319,15 +335,29 @@ class PluginHost:
                 continue
             kind, place = KIND_OF_HOOK[hook], _place(impl.function)
             warning = "; ".join(self._deprecated(hook, impl))
-            records = impl.function()
-            if not isinstance(records, Iterable):
-                raise ContractError(f"{place}: {hook} must return a list of Provider records, it returned {records!r}")
-            for record in records:
+            for record in _given(impl.function, f"{place}: {hook}"):
                 _check_provider(record, kind, f"{place}: {hook}")
                 if (kind, record.name) in names:
                     raise ContractError(f"{place}: {hook} gives two providers named {record.name!r}")
                 names.add((kind, record.name))
                 yield Registered(record, kind, source.distribution, source.version, place, source.plugin, warning)
+
+
+def _given(hook: Callable[[], Any], where: str) -> list[Any]:
+    """What a provider hook gives. Whatever it raises, sys.exit() included, is told with its place."""
+    try:
+        records = hook()
+        told = f"the provider {records.name!r} itself: put it in a list" if isinstance(records, Provider) else ""
+        given = None if told or not isinstance(records, Iterable) else list(records)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise ContractError(f"{where} raised {_explain(error)}") from error
+    if given is None:
+        raise ContractError(f"{where} must return a list of Provider records, it returned {told or repr(records)}")
+    if not given:  # else the plugin would be in no list, and its author none the wiser
+        raise ContractError(f"{where} gives no provider: leave the hook out, or return one")
+    return given
 
 
 def missing_modules(provider: Provider) -> list[str]:
@@ -359,6 +389,9 @@ def _check_provider(record: object, kind: Kind, where: str) -> None:
             raise ContractError(f"{where}: {role} must be callable, got {getattr(record, role)!r}")
     if record.weightless is not None and not callable(record.weightless):
         raise ContractError(f"{where}: weightless must be callable or None, got {record.weightless!r}")
+    for role in ("presets", "parts"):
+        if not isinstance(getattr(record, role), Mapping):
+            raise ContractError(f"{where}: {role} must be a mapping, got {getattr(record, role)!r}")
     for role in ("options", "sampling", "training"):
         try:
             options_schema(getattr(record, role))
@@ -411,14 +444,26 @@ def _check_presets(record: Provider, where: str) -> None:
             raise ContractError(f"{where}: {error}") from error
 
 
-def _clash(what: str, rivals: Iterable[str]) -> str:
-    mend = f"uninstall one, or block one by its distribution's name in {BLOCK} or plugins.block of the config"
-    return f"{what} {' and '.join(rivals)}; {mend}"
+def _same_name(rivals: list[tuple[EntryPoint, _Source]]) -> str:
+    """What is said of plugins of one name."""
+    name, owners = rivals[0][0].name, [f"{source.distribution} {source.version}" for _, source in rivals]
+    if len({source.distribution for _, source in rivals}) == 1:
+        places = " and ".join(point.value for point, _ in rivals)
+        return f"{owners[0]} has several plugins named {name!r}, {places}; none is loaded: its authors must rename one"
+    mend = f"uninstall one, or {_block('distribution')}"
+    return f"plugins named {name!r} come from {' and '.join(owners)}; {mend}; none is loaded"
 
 
 def _duplicate(rivals: list[Registered]) -> str:
-    first = rivals[0]
-    return _clash(f"the {first.kind} {first.provider.name!r} is provided by", [one.origin for one in rivals])
+    """What is said of providers of one kind and name."""
+    first, owners = rivals[0], " and ".join(one.origin for one in rivals)
+    one_source = len({one.distribution for one in rivals}) == 1
+    mend = _block("plugin") if one_source else f"uninstall one, or {_block('distribution')}"
+    return f"the {first.kind} {first.provider.name!r} is provided by {owners}; {mend}"
+
+
+def _block(what: str) -> str:
+    return f"block one by its {what}'s name in {BLOCK} or plugins.block of the config"
 
 
 def _label(source: _Source) -> str:
@@ -437,7 +482,7 @@ def _explain(error: BaseException) -> str:
     if isinstance(error, PluginError | ContractError):
         return text
     mend = next((f"; {mend}" for kind, mend in _MENDS.items() if isinstance(error, kind)), "")
-    return f"{type(error).__name__}: {text}{mend}"
+    return f"{type(error).__name__}{f': {text}' if text else ''}{mend}"
 
 
 def _place(function: Callable[..., Any]) -> str:
@@ -452,7 +497,11 @@ def _origin(point: EntryPoint, error: BaseException) -> str:
         spec = _spec(point.module)
         if spec is not None and spec.origin is not None:
             lines = [
-                frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == spec.origin
+                frame.lineno
+                for one in (error.__cause__, error)
+                if one is not None
+                for frame in traceback.extract_tb(one.__traceback__)
+                if frame.filename == spec.origin
             ]
             if isinstance(error, SyntaxError) and error.filename == spec.origin:
                 lines.append(error.lineno)

@@ -45,8 +45,8 @@ class Provider:
     dataclass of what training moves and holds (``train.adapter``). ``capabilities`` is what an adapter can do;
     ``needs`` is what any other provider asks of the adapter, as a function of its own options. ``modules`` are the
     import names that must be there for the provider to be ready; if one is not, ``extra`` is the pip line that users
-    are shown. ``check`` refuses options of a provider, other than an adapter, that cannot work on this machine, by an
-    error in plain words; it is called before any weight is loaded, and only where a stage needs the provider.
+    are shown. ``check`` refuses options that cannot work on this machine, such as a folder without weights, by an error
+    in plain words; it is called before any weight is loaded, and only where a stage needs the provider.
     ``identity`` is whatever else decides the provider's results, such as a hash of the weights or the file
     that its options name; it becomes part of the fingerprints of stages. ``trained_dtype`` gives, from options and
     training settings, the dtype of an adapter's trainable weights, which decides what optimizer can move them.

@@ -54,6 +54,17 @@ def test_the_table_shows_status_and_cause(capsys: pytest.CaptureFixture[str]) ->
     assert "plugin shy: blocked by SRUM_PLUGINS_BLOCK" in out
 
 
+def test_a_misspelt_name_to_block_is_told_beside_the_list(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SRUM_PLUGINS_BLOCK", "brokn")
+    assert cli.main(["plugins", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)
+    assert "warning: SRUM_PLUGINS_BLOCK: nothing that is installed is called 'brokn'" in captured.err
+    assert "Did you mean 'broken'" in captured.err
+
+
 def test_the_table_shows_what_is_deprecated(capsys: pytest.CaptureFixture[str]) -> None:
     plugins._print_table(
         [dict.fromkeys(KEYS, "") | {"kind": "judge", "name": "old", "status": "ready", "warning": "use srum_[new]s"}]

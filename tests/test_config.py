@@ -121,7 +121,8 @@ def test_interpolations_are_resolved(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ("train.steps", ["key=value"]),
         ("train.steps=", ["train.steps=null"]),
         ("train..steps=4", ["key=value"]),
-        ("train=5", ["train", "section"]),
+        ("train=5", ["train", "section", "train.steps"]),
+        ("tracking=false", ["tracking is a section", "write tracking.enabled=false"]),
         ("train=null", ["train", "section"]),
         ("train.steps.more=4", ["train.steps"]),
         ("train.steps=[1", ["not valid YAML"]),
@@ -201,6 +202,8 @@ def test_a_missing_file_is_named_with_its_neighbours(path: Path) -> None:
     message = refused(path.with_name("toi.yaml"))
     assert "toi.yaml" in message
     assert "'toy.yaml'" in message
+    (path.parent / "folder.yaml").mkdir()
+    assert refused(path.with_name("folder.yaml")).count("folder.yaml") == 1
 
 
 def test_config_errors_are_config_errors(path: Path) -> None:

@@ -1,19 +1,25 @@
-"""The providers of the documentation, as they are printed there, run the whole loop."""
+"""The providers of the documentation, as they are printed there, run the whole loop and keep their contracts."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from engine_fixtures import toy_host, write_config
 from snippets import ROOT, Page
 
-from srum_plugins.attention.contract import Heads
-from srum_plugins.attention.probe import refusal
 from srum_plugins.config import load
-from srum_plugins.host import PluginHost
-from srum_plugins.providers import Kind
 from srum_plugins.stages.pipeline import run
+from srum_plugins.testing.aggregators import AggregatorConformance
+from srum_plugins.testing.attentions import AttentionConformance
+from srum_plugins.testing.benchmarks import BenchmarkConformance
+from srum_plugins.testing.grounders import GrounderConformance
+from srum_plugins.testing.judges import JudgeConformance
+from srum_plugins.testing.monitors import MonitorConformance
+from srum_plugins.testing.objectives import ObjectiveConformance
+from srum_plugins.testing.prompt_sets import PromptSetConformance
 
 
 def defined(name: str) -> ModuleType:
@@ -25,10 +31,14 @@ def defined(name: str) -> ModuleType:
     return page.module
 
 
+KINDS = defined("kinds.md")
+LINES = "a red tile\n\na blue tile\n"
+
+
 def test_the_example_of_every_kind_takes_part_in_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     host = toy_host()
-    host.register(defined("kinds.md"), "kinds")
-    (tmp_path / "prompts.txt").write_text("a red tile\n\na blue tile\n")
+    host.register(KINDS, "kinds")
+    (tmp_path / "prompts.txt").write_text(LINES)
     config = write_config(
         tmp_path,
         prompts={"name": "lines", "path": str(tmp_path / "prompts.txt")},
@@ -48,8 +58,47 @@ def test_the_example_of_every_kind_takes_part_in_a_run(tmp_path: Path, capsys: p
     assert [int(step) for step in steps] == list(range(len(steps))) and steps
 
 
-def test_the_kernel_of_the_docs_computes_attention() -> None:
-    host = PluginHost.load(entry_points=())
-    host.register(defined("kinds.md"), "kinds")
-    provider = host.get(Kind.ATTENTION, "one-by-one").provider
-    assert refusal(provider.factory(provider.options()), Heads(4, 2, 8, "float32"), "cpu") == ""
+class TestOwnEyes(GrounderConformance):
+    plugin = KINDS
+    name = "own-eyes"
+
+
+class TestYesNo(JudgeConformance):
+    plugin = KINDS
+    name = "yes-no"
+
+
+class TestMedian(AggregatorConformance):
+    plugin = KINDS
+    name = "median"
+
+
+class TestMargin(ObjectiveConformance):
+    plugin = KINDS
+    name = "margin"
+
+
+class TestLines(PromptSetConformance):
+    plugin = KINDS
+    name = "lines"
+
+    @classmethod
+    def configure(cls, folder: Path) -> Mapping[str, Any]:
+        path = folder / "prompts.txt"
+        path.write_text(LINES)
+        return {"path": str(path)}
+
+
+class TestStrongest(BenchmarkConformance):
+    plugin = KINDS
+    name = "strongest"
+
+
+class TestOneByOne(AttentionConformance):
+    plugin = KINDS
+    name = "one-by-one"
+
+
+class TestGrey(MonitorConformance):
+    plugin = KINDS
+    name = "grey"

@@ -10,17 +10,29 @@ from engine_fixtures import attentive_host, toy_host, toy_run
 
 from docgen import lifecycle
 from docgen.__main__ import DOCS, pages
-from srum_plugins import hookimpl
+from srum_plugins import contracts, hookimpl, providers, records
 from srum_plugins.hookspecs import Events
 from srum_plugins.host import PluginHost
 from srum_plugins.monitors import plugin as monitors_plugin
+from srum_plugins.rewards import maps
 
+CONTRACTS = ("ModelAdapter",)  # told with its hook
 HOOKS = [name for name in vars(Events) if name.startswith("srum_")]
 
 
 def test_the_reference_is_made_of_the_code_as_it_is() -> None:
     stale = [name for name, text in pages().items() if (DOCS / name).read_text(encoding="utf-8") != text]
     assert not stale, f"run `python -m docgen`: {stale}"
+
+
+def test_every_record_that_a_hook_or_contract_names_is_told() -> None:
+    """A reader of a signature finds the fields of what it gets."""
+    told = set(re.findall(r"^#### (\w+)$", (DOCS / "reference/records.md").read_text(), re.MULTILINE))
+    headers = re.findall(r"```python\n(.*?)```", (DOCS / "reference/hooks.md").read_text(), re.DOTALL)
+    named = {name for header in headers for name in re.findall(r"\b[A-Z]\w+", header)}
+    ours = {name for name in named if any(hasattr(home, name) for home in (records, contracts, maps, providers))}
+    others = {"Any", "Iterable", "Sequence", "Mapping", "Callable", "Path", "Image", "Tensor", "TYPE_CHECKING"}
+    assert not ours - told - others - set(CONTRACTS)
 
 
 class Listener:

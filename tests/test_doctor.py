@@ -20,7 +20,7 @@ from loopback import Response, loopback
 from srum_plugins import cli, hookimpl
 from srum_plugins.attention.contract import Attention, FirstOf
 from srum_plugins.attention.dense import Dense
-from srum_plugins.doctor import devices, examine, packages, storage, tracking
+from srum_plugins.doctor import configuration, devices, examine, packages, storage, tracking
 from srum_plugins.doctor.finding import Finding, found
 from srum_plugins.errors import ConfigError
 from srum_plugins.host import PluginHost
@@ -149,6 +149,14 @@ def test_a_dependency_that_is_missing_is_a_problem(site: Site) -> None:
     assert one.mend == "pip install 'nowhere-to-be-found>=2'"
 
 
+def test_names_that_block_nothing_are_a_warning(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SRUM_PLUGINS_BLOCK", "goood")
+    site.install("acme-srum", {"good": "goodsrum"}, {"goodsrum.py": GROUNDER})
+    rows = {one.check: one for one in packages.plugins(PluginHost.load((), site.entry_points()))}
+    assert levels(list(rows.values())) == {"plugins": "ok", "blocked plugins": "warning"}
+    assert "is called 'goood', so nothing is blocked by it. Did you mean 'good'" in rows["blocked plugins"].says
+
+
 def test_plugins_that_are_not_as_they_should_be_are_named(site: Site) -> None:
     files = {"goodsrum.py": GROUNDER, "brokensrum.py": HEAD + "1 / 0\n", "shysrum.py": "1 / 0\n"}
     site.install("acme-srum", {"good": "goodsrum", "broken": "brokensrum", "shy": "shysrum"}, files)
@@ -201,6 +209,13 @@ def test_a_device_is_told_with_its_memory(monkeypatch: pytest.MonkeyPatch, free:
     one = {row.check: row for row in devices.devices()}["device cuda:0"]
     assert one.level == level
     assert one.says == f"H100, {free:.1f} of 80.0 GiB free, compute capability 9.0"
+
+
+def test_a_device_of_another_kind_is_tried() -> None:
+    config: Any = SimpleNamespace(run=SimpleNamespace(device="hpu"))  # of no torch that is tested with
+    (one,) = configuration.device(config, PluginHost())
+    assert (one.check, one.level) == ("run.device", "problem")
+    assert one.says.startswith("hpu cannot be used: ")
 
 
 class Wrong(Dense):
@@ -305,6 +320,17 @@ def test_a_file_system_without_locks_is_a_problem(
     assert sum(one.level == "problem" for one in storage.run_directory(tmp_path)) == problems
 
 
+def test_a_folder_that_may_not_be_listed_is_still_told_with_its_space(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, flags: int) -> int:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(os, "open", refuse)
+    (one,) = storage.run_directory(tmp_path)
+    assert "GiB free" in one.says
+
+
 # --- tracking ---------------------------------------------------------------------------------------------------------
 def store(uri: str) -> Finding:
     (one,) = tracking.store(uri)
@@ -342,8 +368,10 @@ def test_a_store_of_another_kind_is_not_called_well() -> None:
 @pytest.mark.parametrize(("status", "level"), [(200, "ok"), (503, "problem"), (403, "problem")])
 def test_a_server_is_asked_whether_it_is_well(status: int, level: str) -> None:
     with loopback(lambda request: Response(b"OK", status)) as server:
-        one = store(server.url)
+        one = store(server.url.replace("://", "://me:secret@"))
         assert one.level == level
+        assert (str(status) in one.says) == (level == "problem")
+        assert "secret" not in one.says
         assert [request.path for request in server.requests] == [f"{urlsplit(server.url).path}/health"]
 
 

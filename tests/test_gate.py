@@ -9,8 +9,16 @@ from srum_plugins import gate
 from srum_plugins.commands.run import STAGES
 from srum_plugins.config import SLOTS, GroundSection, TrainSection
 from srum_plugins.contracts import Capability
-from srum_plugins.errors import CapabilityError, ConfigError
-from srum_plugins.gate import STAGE_NEEDS, STAGE_OF_SLOT, check, check_latents, check_objective, check_optimizer
+from srum_plugins.errors import CapabilityError, CheckpointError, ConfigError
+from srum_plugins.gate import (
+    STAGE_NEEDS,
+    STAGE_OF_SLOT,
+    check,
+    check_adapter,
+    check_latents,
+    check_objective,
+    check_optimizer,
+)
 from srum_plugins.hookspecs import hookimpl
 from srum_plugins.host import PluginHost, Registered
 from srum_plugins.providers import Kind, Provider
@@ -105,6 +113,17 @@ def test_what_a_provider_itself_refuses_is_told_if_a_stage_needs_it() -> None:
         "the judge 'acme' of acme-srum 2.0 (plugin 'acme') cannot say whether it can run here: AttributeError: 'Asks' "
         "object has no attribute 'hands'",
     ]
+
+
+def test_what_an_adapter_itself_refuses_is_told() -> None:
+    def refuses(options: Asks) -> None:
+        raise CheckpointError("no weights there")
+
+    check_adapter(adapter(), Asks())
+    with pytest.raises(ConfigError, match=r"the adapter 'toy' of toys 1\.0 .* cannot run here: no weights there"):
+        check_adapter(adapter(check=refuses), Asks())
+    with pytest.raises(ConfigError, match="cannot say whether it can run here: AttributeError: 'Asks' object has no"):
+        check_adapter(adapter(check=lambda options: options.checkpoint), Asks())
 
 
 @dataclass(frozen=True)

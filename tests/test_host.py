@@ -67,6 +67,8 @@ BROKEN = {
     "missing import": ("import nowhere_to_be_found\n", "ModuleNotFoundError: No module named 'nowhere_to_be_found'"),
     "error at import": ("1 / 0\n", "ZeroDivisionError"),
     "exit at import": ("raise SystemExit(3)\n", "SystemExit: 3"),
+    "no Exception": ("class Skipped(BaseException): ...\nraise Skipped('no GPU')\n", "Skipped: no GPU"),
+    "no words": ("raise OSError\n", "OSError"),
     "syntax error": ("def f(:\n", "SyntaxError"),
     "unknown hook": (HEAD + "@hookimpl\ndef srum_grounder():\n    return []\n", "Did you mean 'srum_grounders'"),
     "argument names": (
@@ -79,8 +81,20 @@ BROKEN = {
     ),
     "no marker": (HEAD + "def srum_grounders():\n    return []\n", "lacks the decorator @srum_plugins.hookimpl"),
     "no hook": ("x = 1\n", "implements no hook"),
-    "hook raises": (HEAD + "@hookimpl\ndef srum_judges():\n    return [][0]\n", "IndexError"),
-    "generator raises": (HEAD + "@hookimpl\ndef srum_judges():\n    yield [][0]\n", "IndexError"),
+    "hook raises": (
+        HEAD + "@hookimpl\ndef srum_judges():\n    return [][0]\n",
+        "py:4: srum_judges raised IndexError",
+    ),
+    "generator raises": (HEAD + "@hookimpl\ndef srum_judges():\n    yield [][0]\n", "srum_judges raised IndexError: "),
+    "hook exits": (
+        HEAD + "@hookimpl\ndef srum_judges():\n    raise SystemExit(3)\n",
+        "raised SystemExit: 3",
+    ),
+    "a bare record": (
+        HEAD + "@hookimpl\ndef srum_judges():\n    return Provider('a', 'A.', dict)\n",
+        "it returned the provider 'a' itself: put it in a list",
+    ),
+    "no providers": (HEAD + "@hookimpl\ndef srum_judges():\n    return []\n", "srum_judges gives no provider"),
     "no list": (HEAD + "@hookimpl\ndef srum_judges(): ...\n", "must return a list of Provider records"),
     "wrapper": (HEAD + "@hookimpl(wrapper=True)\ndef srum_judges():\n    return (yield)\n", "cannot be a wrapper"),
     "no record": (
@@ -108,6 +122,8 @@ RECORDS = {
     "capabilities": ("Provider('a', 'A.', dict, capabilities=frozenset({'train'}))", "a frozenset of Capability"),
     "not an adapter": ("Provider('a', 'A.', dict, capabilities=frozenset({Capability.TRAIN}))", "only adapters"),
     "not an adapter's presets": ("Provider('a', 'A.', dict, presets={'b': {}})", "only adapters"),
+    "presets' type": ("Provider('a', 'A.', dict, presets=['b'])", "presets must be a mapping, got ['b']"),
+    "parts' type": ("Provider('a', 'A.', dict, parts=['judge'])", "parts must be a mapping, got ['judge']"),
     "presets": ("Provider('a', 'A.', dict, presets={'b': {'nois': 1}})", "preset 'b'.nois: there is no such setting"),
     "presets' name": ("Provider('a', 'A.', dict, sampling=Preset)", "'preset' names a preset"),
     "modules": ("Provider('a', 'A.', dict, modules='torch', extra='pip install torch')", "tuple of import names"),
@@ -159,7 +175,10 @@ def test_a_broken_plugin_is_listed_and_leaves_the_others_alone(
     assert cause in str(stopped.value)
 
 
-@pytest.mark.parametrize("code", ["x = 1\nimport nowhere\n", "x = 1\ndef f(:\n"])
+@pytest.mark.parametrize(
+    "code",
+    ["x = 1\nimport nowhere\n", "x = 1\ndef f(:\n", "@__import__('srum_plugins').hookimpl\ndef srum_judges(): 1 / 0\n"],
+)
 def test_the_line_of_a_failed_import_is_listed(site: Site, code: str) -> None:
     site.install("bad-srum", {"bad": "badsrum.plugin"}, {"badsrum/__init__.py": "", "badsrum/plugin.py": code})
     (row,) = PluginHost.load(entry_points=site.entry_points()).rows()
@@ -171,6 +190,14 @@ def test_an_entry_point_that_leads_nowhere_is_listed(site: Site, target: str) ->
     site.install("bad-srum", {"bad": target}, {})
     (row,) = PluginHost.load(entry_points=site.entry_points()).rows()
     assert (row["name"], row["status"]) == ("bad", "failed")
+
+
+def test_a_module_of_two_entry_points_is_loaded_once(site: Site) -> None:
+    site.install("one-srum", {"acme": "onesrum", "zoo": "onesrum"}, {"onesrum.py": GROUNDER})
+    grounder, zoo = PluginHost.load(entry_points=site.entry_points()).rows()
+    assert (grounder["name"], grounder["status"]) == ("acme", "ready")
+    assert (zoo["name"], zoo["status"]) == ("zoo", "failed")
+    assert zoo["cause"] == "it is the plugin 'acme' too, which is loaded: one entry point is enough"
 
 
 def test_two_plugins_of_one_name_are_both_refused_before_import(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,6 +215,24 @@ def test_two_plugins_of_one_name_are_both_refused_before_import(site: Site, monk
 
     monkeypatch.setenv("SRUM_PLUGINS_BLOCK", "two-srum,good-srum")  # the way out that the message names
     assert PluginHost.load(entry_points=site.entry_points()).get(Kind.GROUNDER, "acme").distribution == "one-srum"
+
+
+def test_a_distribution_that_takes_a_name_twice_is_told_so(site: Site) -> None:
+    """Nothing of it can be uninstalled alone."""
+    two = "[srum_plugins]\nacme = onesrum\nacme = twosrum\n"
+    files = {"onesrum.py": GROUNDER, "twosrum.py": GROUNDER, "one_srum-1.0.dist-info/entry_points.txt": two}
+    site.install("one-srum", {}, files)
+    first, second = PluginHost.load(entry_points=site.entry_points()).rows()
+    assert first["cause"] == second["cause"]
+    assert first["cause"] == (
+        "one-srum 1.0 has several plugins named 'acme', onesrum and twosrum; none is loaded: "
+        "its authors must rename one"
+    )
+
+    site.install("one-srum", {"one": "onesrum", "two": "twosrum"}, {})
+    row, _ = PluginHost.load(entry_points=site.entry_points()).rows()
+    assert row["cause"].startswith("the grounder 'acme' is provided by one-srum 1.0 (plugin 'one') and one-srum 1.0 (")
+    assert "; block one by its plugin's name in SRUM_PLUGINS_BLOCK" in row["cause"]
 
 
 def test_two_providers_of_one_name_are_both_refused(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,7 +254,7 @@ def test_two_providers_of_one_name_are_both_refused(site: Site, monkeypatch: pyt
         PluginHost.load(entry_points=site.entry_points())
 
 
-@pytest.mark.parametrize("name", ["shy", "shy-srum"])
+@pytest.mark.parametrize("name", ["shy", "shy-srum", "Shy_SRUM"])
 @pytest.mark.parametrize("by_env", [True, False])
 def test_a_blocked_plugin_is_not_imported(site: Site, monkeypatch: pytest.MonkeyPatch, name: str, by_env: bool) -> None:
     mark = site.folder / "imported"
@@ -224,6 +269,24 @@ def test_a_blocked_plugin_is_not_imported(site: Site, monkeypatch: pytest.Monkey
     assert row["cause"] == ("blocked by SRUM_PLUGINS_BLOCK" if by_env else "blocked by the caller")
     with pytest.raises(PluginError, match=r"'shy' of shy-srum 1\.0, blocked"):
         host.get(Kind.GROUNDER, "acme")
+
+
+def test_names_that_block_nothing_are_told_with_the_nearest(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    install_good(site)
+    monkeypatch.setenv("SRUM_PLUGINS_BLOCK", "goood,, good")
+    host = PluginHost.load(["good-srom", "Good_SRUM"], site.entry_points(), blocked_by="mine")
+    assert host.blocked == {"goood", "good", "good-srom", "Good_SRUM"}
+    env, own = host.blocked_in_vain
+    assert env.startswith("SRUM_PLUGINS_BLOCK: nothing that is installed is called 'goood'")
+    assert "Did you mean 'good'" in env
+    assert own.startswith("mine: ")
+    assert "Did you mean 'good-srum'" in own
+
+
+def test_an_interrupt_is_no_failure_of_a_plugin(site: Site) -> None:
+    site.install("slow-srum", {"slow": "slowsrum"}, {"slowsrum.py": "raise KeyboardInterrupt\n"})
+    with pytest.raises(KeyboardInterrupt):
+        PluginHost.load(entry_points=site.entry_points())
 
 
 def test_a_missing_extra_is_told_with_its_pip_line_and_without_import(site: Site) -> None:

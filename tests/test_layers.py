@@ -25,6 +25,7 @@ FILES = [
     for file in sorted(folder.rglob("*.py"))
     if not file.is_relative_to(TEMPLATES)
 ]
+EXAMPLE = ROOT / "examples/srum-janus"  # a distribution of its own, which nothing here may import
 TESTING = ROOT / CORE / "testing"  # for tests of plugins: works with pytest and hypothesis alone
 DOTTED = re.compile(rf"({'|'.join(PACKAGES)})(\.\w+)*")
 # Every plugin may use the core and itself; here is what else. The drawn world's model is a small BAGEL, and the tiny
@@ -111,6 +112,22 @@ def test_what_is_imported_is_declared() -> None:
         # One that is not installed here, as torchao is not, must be declared under its module's name.
         & {canonicalize_name(dist) for dist in dists.get(root(module), [root(module)])}
     ]
+    assert wrong == []
+
+
+def test_the_example_imports_no_plugin_and_only_what_it_declares() -> None:
+    project = tomllib.loads((EXAMPLE / "pyproject.toml").read_text())["project"]
+    declared = {canonicalize_name(Requirement(line).name) for line in project["dependencies"]}
+    dists = importlib.metadata.packages_distributions()
+    files = sorted((EXAMPLE / "srum_janus").rglob("*.py"))
+    wrong = [
+        f"{file.relative_to(ROOT)}:{line} imports {module}"
+        for file in files
+        for line, module in imported(file)
+        if root(module) not in {*sys.stdlib_module_names, CORE, "srum_janus"}
+        and (root(module) in PACKAGES or not declared & {canonicalize_name(dist) for dist in dists[root(module)]})
+    ]
+    assert len(files) > 5
     assert wrong == []
 
 

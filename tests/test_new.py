@@ -4,6 +4,7 @@ import ast
 import importlib
 import keyword
 import re
+import shlex
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,6 +44,12 @@ def test_a_name_that_is_taken_fits_everywhere_it_goes(name: str) -> None:
     assert DISTRIBUTION.fullmatch(naming.distribution)
     assert naming.package.isidentifier() and not keyword.iskeyword(naming.package)
     assert ast.parse(naming.fill("class ExampleNameModel: example_name = 'example-name'"))
+
+
+@pytest.mark.parametrize("name", ["my_example_name", "my-example-name", "example_name", "example-name2"])
+def test_a_name_like_the_placeholder_is_filled_in_once(name: str) -> None:
+    naming = Naming(name)
+    assert naming.fill("srum-example-name|srum_example_name") == f"{naming.distribution}|{naming.package}"
 
 
 @given(st.text())
@@ -121,6 +128,14 @@ def test_the_command_writes_lists_and_says_what_is_next(tmp_path: Path, capsys: 
         str(folder / path) for path in contents(folder)
     )
     assert f"cd {folder}\n  pip install -e '.[test]'\n  pytest\n" in out
+
+
+def test_what_is_next_can_be_pasted_whatever_the_folder_is_called(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["new", "judge", "mine", "--out", str(tmp_path / "it's (my) own")]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  cd ")]
+    assert shlex.split(line) == ["cd", str(tmp_path / "it's (my) own/srum-mine")]
 
 
 def test_nothing_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,8 +26,9 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PACKAGES = [ROOT / path for path in PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]]
-FOR_DEVELOPERS = {"dev", "testing"}
-EXTRAS = sorted(set(PROJECT["project"]["optional-dependencies"]) - FOR_DEVELOPERS)
+IN_A_CHECKOUT = {"dev", "docs"}
+"""Extras of no use beside a wheel: its tests and its documentation are not in there."""
+EXTRAS = sorted(set(PROJECT["project"]["optional-dependencies"]) - IN_A_CHECKOUT)
 PIP_LINE = re.compile(r"pip install 'srum-plugins\[([a-z0-9-]+)\]'")
 SMALL = {
     "run": {"directory": "run"},
@@ -39,8 +40,6 @@ SMALL = {
     "train": {"steps": 2, "batch": 2},
     "evaluate": {"sampling": {"points": 3}},
 }
-
-pytestmark = pytest.mark.slow
 
 
 @dataclass(frozen=True)
@@ -151,6 +150,7 @@ def link(name: str, beside: Path) -> None:
 
 
 # --- what is in it ----------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_the_wheel_has_every_file_of_every_package_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
@@ -186,6 +186,7 @@ def make(request: pytest.FixtureRequest) -> Make:
     return made
 
 
+@pytest.mark.slow
 def test_without_extras_the_whole_loop_runs_outside_of_the_repository(make: Make, tmp_path: Path) -> None:
     alone = make("")
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(SMALL))
@@ -203,6 +204,7 @@ def test_without_extras_the_whole_loop_runs_outside_of_the_repository(make: Make
     assert (tmp_path / "run/report.html").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("extra", EXTRAS)
 def test_an_extra_alone_brings_all_that_its_providers_need(make: Make, tmp_path: Path, extra: str) -> None:
     one = make(extra)
@@ -223,8 +225,8 @@ for module in pkgutil.walk_packages({package}.__path__, "{package}."):
 
 
 def packages_of(extra: str) -> list[str]:
-    """The packages one of whose files names this extra in a pip line."""
-    return [
+    """The packages one of whose files names this extra in a pip line; the suites are a part of the core."""
+    return ["srum_plugins.testing"] * (extra == "testing") + [
         package.name
         for package in PACKAGES
         if package.name != "srum_plugins"
@@ -234,4 +236,4 @@ def packages_of(extra: str) -> list[str]:
 
 def test_every_extra_is_named_where_something_misses_it() -> None:
     files = [file.read_text() for package in PACKAGES for file in package.rglob("*.py")]
-    assert {name for text in files for name in PIP_LINE.findall(text)} == set(EXTRAS)
+    assert {name for text in files for name in PIP_LINE.findall(text)} == set(EXTRAS) - {"testing"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
 KINDS = {
@@ -43,6 +44,6 @@ def _new(args: argparse.Namespace) -> None:
     for file in write(kind, naming, args.out):
         print(file)
     print(
-        f"\nnext:\n  cd {args.out / naming.distribution}\n  pip install -e '.[test]'\n  pytest\n"
+        f"\nnext:\n  cd {shlex.quote(str(args.out / naming.distribution))}\n  pip install -e '.[test]'\n  pytest\n"
         f"then put your own in its place; README.md says where, and how to run it"
     )

@@ -19,7 +19,10 @@ def _plugins(args: argparse.Namespace) -> None:
     from srum_plugins.host import PluginHost
 
     with contextlib.redirect_stdout(sys.stderr):  # a plugin that prints at import must not spoil the JSON
-        rows = PluginHost.load().rows()
+        host = PluginHost.load()
+    rows = host.rows()
+    for text in host.blocked_in_vain:
+        print(f"warning: {text}", file=sys.stderr)
     if args.json:
         print(json.dumps(rows, indent=2))
     else:

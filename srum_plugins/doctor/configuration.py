@@ -33,15 +33,6 @@ def contract(config: RunConfig, host: PluginHost) -> Iterator[Finding]:
         yield Finding("contract", "ok", f"providers fit together: {choices}")
 
 
-def blocked(config: RunConfig, host: PluginHost) -> Iterator[Finding]:
-    """Names in ``plugins.block`` that nothing installed has, as one that is misspelt."""
-    known = {name for row in host.rows() if row["status"] == "blocked" for name in (row["name"], row["distribution"])}
-    for name in config.plugins.block:
-        if name not in known:
-            says = f"nothing that is installed is called {name!r}, so nothing is blocked by it"
-            yield Finding("plugins.block", "warning", says, "`srum plugins` lists what is installed")
-
-
 def prompts(config: RunConfig, host: PluginHost) -> Iterator[Finding]:
     """The prompts of training and benchmark, which are read as a run reads them at its start."""
     session = Session(config, host)
@@ -52,10 +43,15 @@ def prompts(config: RunConfig, host: PluginHost) -> Iterator[Finding]:
 
 def device(config: RunConfig, host: PluginHost) -> Iterator[Finding]:
     """Whether ``run.device`` is a device of this machine."""
-    wanted = torch.device(config.run.device)
+    wanted, mend = torch.device(config.run.device), "set run.device=cpu, or another that is listed"
     if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
         says = f"torch finds {torch.cuda.device_count()} CUDA devices here, and {config.run.device} is not among them"
-        yield Finding("run.device", "problem", says, "set run.device=cpu, or another that is listed")
+        yield Finding("run.device", "problem", says, mend)
+        return
+    try:
+        torch.empty(1, device=wanted)
+    except Exception as error:  # each backend has its own
+        yield Finding("run.device", "problem", f"{config.run.device} cannot be used: {error}", mend)
     else:
         yield Finding("run.device", "ok", config.run.device)
 

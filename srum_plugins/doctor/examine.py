@@ -71,7 +71,7 @@ def _run(config: RunConfig, host: PluginHost) -> Iterator[Finding]:
 
         yield from getattr(configuration, what)(config, host)
 
-    for what in ("blocked", "device", "contract", "attention", "prompts"):
+    for what in ("device", "contract", "attention", "prompts"):
         yield from found(what, partial(look, what))
 
 

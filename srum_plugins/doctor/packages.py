@@ -15,7 +15,7 @@ from srum_plugins.doctor.finding import Finding
 from srum_plugins.host import PluginHost
 
 NAME = "srum-plugins"
-NOT_FOR_USE = {"dev"}
+NOT_FOR_USE = {"dev", "docs"}
 """Extras that only who works on this package needs."""
 
 
@@ -65,6 +65,8 @@ def plugins(host: PluginHost) -> Iterator[Finding]:
     yield Finding(
         "plugins", "ok" if rows else "problem", f"{says or 'none'}, of {', '.join(sorted(sources)) or 'none'}"
     )
+    for text in host.blocked_in_vain:
+        yield Finding("blocked plugins", "warning", text, "`srum plugins` lists what is installed")
     for row in rows:
         check = f"plugin {row['name']}" if row["kind"] == "plugin" else f"{row['kind']} {row['name']}"
         if row["status"] == "failed":

@@ -55,7 +55,10 @@ def _space(check: str, path: Path, folder: Path, mend: str) -> Finding:
 
 def _without_locks(folder: Path) -> str | None:
     """Why a file system has no locks, tried on the folder itself; None if it has, or if that cannot be told."""
-    handle = os.open(folder, os.O_RDONLY)
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:  # a folder that may be written, and not be listed
+        return None
     try:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError as error:  # of other kinds: held by another, or a folder that cannot be locked where a file can

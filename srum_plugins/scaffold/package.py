@@ -50,13 +50,9 @@ class Naming:
     def fill(self, text: str) -> str:
         """A template's text with this name."""
         title = "".join(part.capitalize() for part in self._underscored.split("_"))
-        for placeholder, own in (
-            ("example-name", self.name),
-            ("example_name", self._underscored),
-            ("ExampleName", title),
-        ):
-            text = text.replace(placeholder, own)
-        return text
+        own = {"example-name": self.name, "example_name": self._underscored, "ExampleName": title}
+        # All at once, because a name may hold a placeholder.
+        return re.sub("|".join(own), lambda found: own[found[0]], text)
 
     @property
     def _underscored(self) -> str:

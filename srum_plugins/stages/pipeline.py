@@ -93,6 +93,8 @@ def checks(config: RunConfig, host: PluginHost, chosen: Sequence[Stage], world: 
     """What :func:`check` calls, one by one: each raises SrumError for what it refuses."""
     adapter, names = config.providers[Kind.ADAPTER], [stage.name for stage in chosen]
     yield partial(gate.check, adapter.registered, _others(config), names, ground=config.ground, host=host)
+    if any(gate.STAGE_NEEDS[name] for name in names):  # else the model may not be needed at all
+        yield partial(gate.check_adapter, adapter.registered, adapter.options)
     if any(stage is train.STAGE for stage in chosen):
         objective = config.providers[Kind.OBJECTIVE]
         yield partial(gate.check_optimizer, adapter.registered, adapter.options, config.training, config.train)

@@ -81,11 +81,11 @@ class JanusAdapter(ModelAdapter):
         """See :meth:`ModelAdapter.generate`. Every image has its own random numbers, one a token.
 
         Raises:
-            ContractError: an image of another size than the model's is asked for.
+            ContractError: an image of another size than the model's is asked for, or a prompt leaves none room.
         """
         for request in requests:
             self.token_grid(request.width or self.network.pixels, request.height or self.network.pixels)
-        prompts = [self.chat.drawing(request.prompt.text) for request in requests]
+        prompts = [self._drawing(request.prompt) for request in requests]
         decoding, done = Decoding(sampling.temperature, sampling.top_p), dict[int, Generated]()
         for places in alike([len(ids) for ids in prompts]):
             own = [prompts[place] for place in places]
@@ -96,6 +96,16 @@ class JanusAdapter(ModelAdapter):
             drawn = zip(self.network.images(tokens), grids, strict=True)
             done |= zip(places, (Generated(image, latents=grid) for image, grid in drawn), strict=True)
         return [done[place] for place in range(len(requests))]
+
+    def _drawing(self, prompt: Prompt) -> list[int]:
+        """Ids that ask for the image of a prompt, which must fit after them."""
+        ids, room = self.chat.drawing(prompt.text), self.network.side**2
+        if len(ids) + room > self.network.positions:
+            raise ContractError(
+                f"the prompt {prompt.text[:80]!r} and an image of {room} tokens take {len(ids) + room} positions of "
+                f"the model's {self.network.positions}: shorten it"
+            )
+        return ids
 
     # --- understanding ------------------------------------------------------------------------------------------------
     def answer(self, questions: Sequence[Question], decoding: Decoding = GREEDY) -> list[Answer]:
@@ -151,21 +161,20 @@ class JanusAdapter(ModelAdapter):
         self, prompts: Sequence[Prompt], latents: Sequence[Tensor], draws: Draws, *, base: bool = False
     ) -> TokenPrediction:
         """See :meth:`ModelAdapter.predict`: each token after the prompt and the tokens of the image before it."""
-        asked = [self.chat.drawing(prompt.text) for prompt in prompts]
+        asked = [self._drawing(prompt) for prompt in prompts]
         dropped = draws.drop.tolist()
         asked = [self.chat.undrawn(ids) if drop else ids for ids, drop in zip(asked, dropped, strict=True)]
         if not base:
             return TokenPrediction(self.network(asked, _ids(latents)))
         if self._base is None:
             raise ContractError("a prediction of the base was asked for, and start_training(base=False) kept none")
-        with self._without_adapters():
-            return TokenPrediction(self._base.call(self.network, asked, _ids(latents)))
+        return TokenPrediction(self._base.call(self.network, asked, _ids(latents)))
 
     def start_training(self, training: Training, *, base: bool) -> dict[str, nn.Parameter]:
         """See :meth:`ModelAdapter.start_training`."""
         moved = self._adapted(training.lora_rank, training.lora_alpha) if training.lora_rank else {}
         moved = self._named(HEAD if training.scope == "head" else DRAWING) | moved
-        self._base = BaseWeights.of(self._named(DRAWING)) if base else None
+        self._base = BaseWeights.of(self._own()) if base else None  # adapters too, which may be trained already
         self.network.requires_grad_(False)
         for parameter in moved.values():
             parameter.requires_grad_(True)
@@ -190,7 +199,7 @@ class JanusAdapter(ModelAdapter):
         """Write all that drawing has of its own, under transformers' names, and the low-rank adapters. The rest is in
         the checkpoint."""
         (folder / SETTINGS).write_text(json.dumps(asdict(self._adapters)), encoding="utf-8")
-        save_weights(self._own(), folder / WEIGHTS)
+        save_weights(self._saved(), folder / WEIGHTS)
 
     def load_trained(self, folder: Path) -> None:
         """See :meth:`ModelAdapter.load_trained`.
@@ -206,7 +215,7 @@ class JanusAdapter(ModelAdapter):
             raise CheckpointError(f"{folder / SETTINGS} is of {told}, and this Janus has adapters by {self._adapters}")
         if told.lora_rank:
             self._adapted(told.lora_rank, told.lora_alpha)
-        own = self._own()
+        own = self._saved()
         refuse_misfits(
             shapes([folder / WEIGHTS]), {name: tuple(value.shape) for name, value in own.items()}, folder / WEIGHTS
         )
@@ -214,10 +223,15 @@ class JanusAdapter(ModelAdapter):
             for name, value in own.items():
                 value.copy_(handle.get_tensor(name))
 
-    def _own(self) -> dict[str, Tensor]:
+    def _own(self) -> dict[str, nn.Parameter]:
+        """All that drawing has of its own."""
         own = self._named(DRAWING)
         own |= self._adapted(self._adapters.lora_rank, self._adapters.lora_alpha) if self._adapters.lora_rank else {}
-        return {name.removeprefix("janus."): value for name, value in own.items()}
+        return own
+
+    def _saved(self) -> dict[str, Tensor]:
+        """The same under transformers' names."""
+        return {name.removeprefix("janus."): value for name, value in self._own().items()}
 
     def understanding_digest(self) -> str:
         """sha256 over every weight that understanding reads, in order of name: all but what draws, the VQ codes and

@@ -30,6 +30,8 @@ class ImageTokens(nn.Module):
         """Of the token grid."""
         self.pixels: int = vq.num_patches * 2 ** (len(vq.channel_multiplier) - 1)
         """Of an image's side."""
+        self.positions: int = janus.config.text_config.max_position_embeddings
+        """The longest sequence that the language model was made for."""
 
     @property
     def device(self) -> torch.device:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from srum_janus.options import AdapterOptions, Sampling, Training
+from srum_janus.place import check
 from srum_plugins.contracts import Capability
 from srum_plugins.hookspecs import hookimpl
 from srum_plugins.providers import Provider
@@ -23,6 +24,7 @@ def srum_model_adapters() -> list[Provider]:
             training=Training,
             capabilities=frozenset({Capability.GENERATE, Capability.ANSWER, Capability.CHOICE, Capability.TRAIN}),
             identity=lambda options: options.identity,
+            check=check,
             squared=False,
         )
     ]

@@ -13,6 +13,7 @@ from srum_janus.adapter import DRAWING, JanusAdapter
 from srum_janus.chat import Chat
 from srum_janus.image_tokens import ImageTokens
 from srum_janus.options import AdapterOptions
+from srum_janus.place import config_data
 from srum_plugins.checkpoint_config import read_json
 from srum_plugins.errors import CheckpointError
 from srum_plugins.hub import local_folder
@@ -49,16 +50,7 @@ def read_config(folder: Path) -> Any:
     Raises:
         CheckpointError: the file is missing or damaged, or is of no Janus that this adapter can use.
     """
-    file = folder / "config.json"
-    data = read_json(file, "it is no Janus")
-    kind = data.get("model_type") if isinstance(data, dict) else None
-    if kind == "multi_modality":
-        raise CheckpointError(
-            f"{file} is of the original code's layout: give the same model in that of transformers, such as "
-            "deepseek-community/Janus-Pro-1B"
-        )
-    if kind != "janus":
-        raise CheckpointError(f"{file} is of model_type {kind!r}, not 'janus'")
+    file, data = folder / "config.json", config_data(folder)
     try:
         config: Any = JanusConfig.from_dict(data)
     except Exception as error:  # transformers checks fields with errors of several kinds

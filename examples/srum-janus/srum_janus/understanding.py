@@ -107,7 +107,7 @@ class Understanding:
             else:
                 before, after = self._chat.looking(), self._chat.asking(question.text)
                 row = torch.cat([self._network.words(before), seen[_view(question)], self._network.words(after)])
-            most = self._janus.config.text_config.max_position_embeddings
+            most = self._network.positions
             if len(row) + room > most:
                 raise ContractError(
                     f"the question {question.text[:80]!r} and an answer of {room} tokens take {len(row) + room} "

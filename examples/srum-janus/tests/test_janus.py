@@ -125,6 +125,15 @@ def test_images_of_another_size_are_refused(janus: JanusAdapter) -> None:
         janus.encode([Image.new("RGB", (8, 8))])
 
 
+def test_a_prompt_that_leaves_no_room_for_an_image_is_refused(janus: JanusAdapter) -> None:
+    long = prompt("a " * 1200)
+    with pytest.raises(ContractError, match=r"and an image of 16 tokens take \d+ positions of the model's 2048"):
+        janus.generate([GenerationRequest(prompt("a"), 0), GenerationRequest(long, 1)], GREEDY)
+    latents = drawn(janus, ["a"])
+    with pytest.raises(ContractError, match="shorten it"):
+        janus.predict([long], latents, kept(janus, latents))
+
+
 # --- understanding ----------------------------------------------------------------------------------------------------
 def _whole(janus: JanusAdapter, text: str) -> list[int]:
     """A question with placeholders for the image, as transformers' processor writes it."""
@@ -244,6 +253,29 @@ def test_training_moves_what_it_says_and_understanding_stays_to_the_bit(
     assert again.choice_logprobs(questions) == told
     assert again.understanding_digest() == digest
     assert not torch.equal(torch.stack(drawn(again, texts)), torch.stack(latents)) or training.scope == "head"
+
+
+def test_the_base_of_a_trained_janus_has_what_it_was_trained_to(
+    fresh: JanusAdapter, options: AdapterOptions, tmp_path: Path
+) -> None:
+    for value in fresh.start_training(Training(lora_rank=2), base=False).values():
+        value.data += 0.1
+    fresh.save(tmp_path)
+    trained = build(options, "cpu")
+    trained.load_trained(tmp_path)
+    latents = drawn(trained, ["a cat"])
+    draws = kept(trained, latents)
+
+    def logits(base: bool) -> Tensor:
+        with torch.no_grad():
+            return trained.predict([prompt("a cat")], latents, draws, base=base).logits
+
+    before = logits(base=False)
+    moved = trained.start_training(Training(lora_rank=2), base=True)
+    for value in moved.values():
+        value.data += 0.1
+    assert torch.equal(logits(base=True), before)
+    assert not torch.equal(logits(base=False), before)
 
 
 def test_a_base_that_was_not_kept_and_other_adapters_are_refused(fresh: JanusAdapter) -> None:

@@ -77,6 +77,18 @@ def test_the_gate_says_what_fits_a_model_that_finds_no_boxes(host: PluginHost, t
         run(config, host, say=lambda text: None)
 
 
+def test_a_folder_that_holds_no_janus_is_refused_before_anything_runs(
+    host: PluginHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "original").mkdir()
+    (tmp_path / "original/config.json").write_text('{"model_type": "multi_modality"}')
+    for place, why in (("nowhere", "neither a folder nor a hub id"), ("original", "the original code's layout")):
+        with pytest.raises(ConfigError, match=rf"the adapter 'janus' of .* cannot run here: .*{why}"):
+            run(load(CONFIG, settings(Path(place), tmp_path / "run"), host), host, say=lambda text: None)
+    assert not (tmp_path / "run/stages").exists()
+
+
 def test_objectives_that_a_cross_entropy_does_not_bound_are_refused(
     host: PluginHost, tiny: Path, tmp_path: Path
 ) -> None:
