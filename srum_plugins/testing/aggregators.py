@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from srum_plugins.contracts import Aggregator, Judged, Reward
 from srum_plugins.providers import Kind
 from srum_plugins.records import Box, Candidate, Failure, Grounding, Judgement, Prompt, Region, Score
+from srum_plugins.rewards.maps import RewardMap
 from srum_plugins.testing.strategies import judged
 from srum_plugins.testing.suite import Conformance, Subject, same_length
 
@@ -129,6 +130,11 @@ class AggregatorConformance(Conformance):
 
         self.for_all(runs(), check)
 
+    @classmethod
+    def _maps(cls, subject: Subject, aggregator: Aggregator, items: Sequence[Judged]) -> list[RewardMap]:
+        """The maps of candidates of whose judgements nothing failed, which have one each."""
+        return [one.map for one in cls.aggregated(subject, aggregator, items) if one is not None]
+
     def test_a_regions_score_reaches_its_own_pixels(self, subject: Subject, aggregator: Aggregator) -> None:
         """Between a region with the score 1 and one with -1, the map falls in the pixels of its box and is the same in
         all others, those of other candidates included."""
@@ -140,18 +146,16 @@ class AggregatorConformance(Conformance):
             box, size = Box(left, top, left + wide, top + high), (left + wide + right, top + high + under)
             maps, others = [], []
             for score in (1.0, -1.0):
-                found, *rest = self.aggregated(subject, aggregator, [_marked(box, size, score), *_others()])
-                if found is None:
-                    subject.breach("aggregate", "gave a candidate without failures no reward", "give it one")
-                maps.append(found.map.pixels().numpy())
-                others.append([one.map for one in rest if one is not None])
-            (alone,) = self.aggregated(subject, aggregator, [_marked(box, size, -1.0)])
-            subject.require(
-                others[0] == others[1] and alone is not None and alone.map == found.map,
-                "aggregate",
-                "the score of a region reaches the maps of other candidates",
-                "make each map of its own judgement alone, or set `regional = False` in the suite",
-            )
+                marked = _marked(box, size, score)
+                found, *rest = self._maps(subject, aggregator, [marked, *_others()])
+                maps.append(found.pixels().numpy())
+                others.append(rest)
+                subject.require(
+                    rest == others[0] and [found] == self._maps(subject, aggregator, [marked]),
+                    "aggregate",
+                    "the score of a region reaches the maps of other candidates",
+                    "make each map of its own judgement alone, or set `regional = False` in the suite",
+                )
             wanted = np.zeros(maps[0].shape, dtype=bool)
             wanted[top : top + high, left : left + wide] = True
             subject.require(
