@@ -1,16 +1,43 @@
-"""Our own adapters keep the contract that strangers' are held to."""
+"""Our own adapters keep the contract that strangers' are held to, and the suite sees those that do not: whole broken
+plugins are in broken_plugins, and here is what is told of smaller breaches."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pytest
+import torch
 import toy_backend
 from blip3o_folder import write_blip3o
+from PIL import Image
 from release_folder import write_release
+from torch import Tensor
+from toy_backend import Sampling, ToyAdapter
 
+from srum_plugins import hookimpl
+from srum_plugins.contracts import (
+    GREEDY,
+    Answer,
+    Capability,
+    Decoding,
+    Draws,
+    Generated,
+    GenerationRequest,
+    ModelAdapter,
+    Prediction,
+    Question,
+)
+from srum_plugins.flow import FlowPrediction
+from srum_plugins.providers import Provider
+from srum_plugins.records import Box, Mask, Prompt, Region
 from srum_plugins.testing.adapters import AdapterConformance
+from srum_plugins.testing.scripted import ScriptedModel
 
 
 class TestToy(AdapterConformance):
@@ -47,3 +74,218 @@ class TestBlip3o(AdapterConformance):
     def configure(cls, folder: Path) -> Mapping[str, Any]:
         write_blip3o(folder)
         return {"checkpoint": str(folder), "dtype": "float32", "answer_tokens": 8}
+
+
+class TestBagelInHalfPrecision(TestBagel):
+    """Sums in another order differ by more there, and nothing is wrong."""
+
+    @classmethod
+    def configure(cls, folder: Path) -> Mapping[str, Any]:
+        return {**super().configure(folder), "dtype": "bfloat16"}
+
+
+# --- what the suite sees ------------------------------------------------------------------------------------------
+(TOY,) = toy_backend.srum_model_adapters()
+
+
+class Reader(ModelAdapter):
+    """Understands by a script, and does nothing else: words from a hash of what it is asked."""
+
+    def __init__(self, options: Any, device: str) -> None:
+        self.script = ScriptedModel(lambda question, share: " ".join(str(share)[2:14]))
+
+    def answer(self, questions: Sequence[Question], decoding: Decoding = GREEDY) -> list[Answer]:
+        return self.script.answer(questions, decoding)
+
+
+def plugin_of(provider: Provider) -> Any:
+    class Plugin:
+        @hookimpl
+        def srum_model_adapters(self) -> list[Provider]:
+            return [provider]
+
+    return Plugin()
+
+
+READER = Provider("reader", "reads", Reader, capabilities=frozenset({Capability.ANSWER}))
+
+
+class TestReader(AdapterConformance):
+    name = "reader"
+    size = (16, 12)
+    plugin = plugin_of(READER)
+
+
+class ShortSeeds(ToyAdapter):
+    def generate(self, requests: Sequence[GenerationRequest], sampling: Sampling) -> list[Generated]:
+        return super().generate([replace(one, seed=one.seed % 2**16) for one in requests], sampling)
+
+
+class SmallSeeds(ToyAdapter):
+    def generate(self, requests: Sequence[GenerationRequest], sampling: Sampling) -> list[Generated]:
+        for one in requests:
+            np.random.RandomState(one.seed)
+        return super().generate(requests, sampling)
+
+
+class SeedsNumpy(ToyAdapter):
+    def generate(self, requests: Sequence[GenerationRequest], sampling: Sampling) -> list[Generated]:
+        np.random.seed(requests[0].seed % 2**32)
+        return super().generate(requests, sampling)
+
+
+class KeepsOtherLatents(ToyAdapter):
+    def generate(self, requests: Sequence[GenerationRequest], sampling: Sampling) -> list[Generated]:
+        return [replace(one, latents=torch.zeros(3, 2, 2)) for one in super().generate(requests, sampling)]
+
+
+class SameDrops(ToyAdapter):
+    def draw(self, latents: Sequence[Tensor], generator: torch.Generator) -> Draws:
+        drop = torch.rand(len(latents), generator=torch.Generator().manual_seed(0)) < 0.1
+        return replace(super().draw(latents, generator), drop=drop)
+
+
+class Attached(ToyAdapter):
+    def encode(self, images: Sequence[Image.Image]) -> Tensor:
+        return super().encode(images) + 0 * self.model.gain
+
+
+class RawScores(ToyAdapter):
+    def choice_logprobs(self, questions: Sequence[Question]) -> list[tuple[float, ...]]:
+        return [tuple(1000.0 + one for one in row) for row in super().choice_logprobs(questions)]
+
+
+class Blind(ToyAdapter):
+    def choice_logprobs(self, questions: Sequence[Question]) -> list[tuple[float, ...]]:
+        grey = Image.new("RGB", (8, 8), "grey")
+        return super().choice_logprobs([replace(one, image=grey, box=None) for one in questions])
+
+
+def located(**found: Any) -> type[ToyAdapter]:
+    class Located(ToyAdapter):
+        def locate(self, images: Sequence[Image.Image], phrases: Sequence[Sequence[str]]) -> list[list[Region]]:
+            return [[Region(Box(0, 0, 8, 8), phrase, **found) for phrase in wanted] for wanted in phrases]
+
+    return Located
+
+
+def predicting(made: type[FlowPrediction]) -> type[ToyAdapter]:
+    class Predicting(ToyAdapter):
+        def predict(
+            self, prompts: Sequence[Prompt], latents: Sequence[Tensor], draws: Draws, *, base: bool = False
+        ) -> Prediction:
+            return made(super().predict(prompts, latents, draws, base=base).velocity, draws.noise)  # type: ignore[attr-defined]
+
+    return Predicting
+
+
+class ByColumns(FlowPrediction):
+    def velocities(self) -> Tensor:
+        return torch.cat([one.detach().float().mT.flatten(1).T for one in self.velocity])
+
+
+class OneWay(FlowPrediction):
+    def token_distance(self, other: Prediction) -> Tensor:
+        assert isinstance(other, FlowPrediction)
+        size = torch.cat([one.square().mean(dim=0).flatten() for one in self.velocity])
+        return super().token_distance(other) * size
+
+
+class Seedless(Reader):
+    def answer(self, questions: Sequence[Question], decoding: Decoding = GREEDY) -> list[Answer]:
+        return super().answer([replace(one, seed=0) for one in questions], decoding)
+
+
+class SeededGreedy(Reader):
+    def answer(self, questions: Sequence[Question], decoding: Decoding = GREEDY) -> list[Answer]:
+        return super().answer([replace(one, text=f"{one.text} {one.seed}") for one in questions], decoding)
+
+
+class NeverTruncated(Reader):
+    def answer(self, questions: Sequence[Question], decoding: Decoding = GREEDY) -> list[Answer]:
+        return [replace(one, truncated=False) for one in super().answer(questions, decoding)]
+
+
+S = AdapterConformance
+SEED = S.test_the_same_request_gives_the_same_image_and_another_seed_another
+BOXES = partial(S.test_boxes_lie_inside_their_images, method=Capability.LOCATE)
+
+
+@pytest.mark.parametrize(
+    ("provider", "test", "words"),
+    [
+        (replace(TOY, factory=ShortSeeds), SEED, "generate: the seeds 1 and 1048577 gave the same image"),
+        (replace(TOY, factory=SmallSeeds), SEED, "generate: raised ValueError: Seed must be between"),
+        (replace(TOY, factory=SeedsNumpy), S.test_images_come_from_their_seeds_alone, "moves numpy's global random"),
+        (
+            replace(TOY, factory=KeepsOtherLatents),
+            S.test_latents_that_are_kept_can_be_trained_on,
+            "token_losses: gives",
+        ),
+        (replace(TOY, factory=SameDrops), S.test_draws_come_from_the_generator_alone, "draw: gives the same drops"),
+        (
+            replace(TOY, factory=Attached),
+            S.test_latents_are_float32_and_do_not_depend_on_their_batch,
+            "encode: keeps a gradient",
+        ),
+        (
+            replace(TOY, factory=RawScores),
+            S.test_log_probabilities_are_normalised_and_follow_their_choices,
+            r"choice_logprobs: the probabilities of \('yes', 'no'\) sum to exp\(1000\)",
+        ),
+        (
+            replace(TOY, factory=Blind),
+            S.test_choices_are_of_the_image_and_of_the_box,
+            "choice_logprobs: images that differ have the same",
+        ),
+        (replace(TOY, factory=located(mask=Mask(3, 3, (9,)))), BOXES, r"locate: a mask is of \(3, 3\) pixels"),
+        (replace(TOY, factory=located(score=np.float32(0.5))), BOXES, "locate: gave a record that JSON cannot hold"),
+        (
+            replace(TOY, factory=predicting(ByColumns)),
+            S.test_the_distance_is_that_of_the_velocities,
+            "velocities: rows are not those of the tokens",
+        ),
+        (
+            replace(TOY, factory=predicting(OneWay)),
+            S.test_the_distance_is_zero_to_itself_and_positive_to_others,
+            "token_distance: two predictions are at other distances there and back",
+        ),
+        (
+            replace(READER, factory=Seedless),
+            S.test_a_seed_counts_where_answers_are_drawn_and_nowhere_else,
+            "answer: 12 seeds gave the same answer",
+        ),
+        (
+            replace(READER, factory=SeededGreedy),
+            S.test_a_seed_counts_where_answers_are_drawn_and_nowhere_else,
+            "answer: a greedy answer changes with",
+        ),
+        (
+            replace(READER, factory=NeverTruncated),
+            S.test_an_answer_that_its_budget_ended_says_so,
+            "answer: wrote .* on a budget of 3 tokens, not truncated",
+        ),
+    ],
+)
+def test_a_breach_is_told_with_plugin_method_and_mend(
+    tmp_path: Path, provider: Provider, test: Callable[..., None], words: str
+) -> None:
+    class Broken(AdapterConformance):
+        name = provider.name
+        plugin = plugin_of(provider)
+        size = (12, 8)
+
+    with pytest.raises(pytest.fail.Exception, match=words) as told:
+        test(Broken(), Broken.described(Broken.open(tmp_path)))
+    assert f"the adapter {provider.name!r} of" in str(told.value) and "mend: " in str(told.value)
+
+
+def test_an_identity_that_changes_is_told(tmp_path: Path) -> None:
+    count = itertools.count()
+
+    class Broken(AdapterConformance):
+        name = "toy"
+        plugin = plugin_of(replace(TOY, identity=lambda options: str(next(count))))
+
+    with pytest.raises(pytest.fail.Exception, match="identity: gives '0', and then '1'"):
+        Broken().test_its_identity_is_the_same_at_every_call(Broken.open(tmp_path))

@@ -97,8 +97,30 @@ def doubling(q: Tensor, k: Tensor, v: Tensor, segments: Segments) -> Tensor:
     return found
 
 
+def packed_only(q: Tensor, k: Tensor, v: Tensor, segments: Segments) -> Tensor:
+    """Reads memory as if each token's heads lay beside those of the last."""
+    return RIGHT(q, *(torch.as_strided(one, one.shape, (one[0].numel(), one.shape[2], 1)) for one in (k, v)), segments)
+
+
+def no_single(q: Tensor, k: Tensor, v: Tensor, segments: Segments) -> Tensor:
+    """Takes single queries for padding."""
+    return RIGHT(q, k, v, segments) * (max(segments.queries) > 1)
+
+
+class Remembering:
+    """Keeps the first segments of so many tokens."""
+
+    def __init__(self) -> None:
+        self.kept: dict[tuple[int, int, bool], Segments] = {}
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, segments: Segments) -> Tensor:
+        return RIGHT(q, k, v, self.kept.setdefault((len(q), len(k), segments.causal), segments))
+
+
 AGREES = AttentionConformance.test_output_and_gradients_are_those_of_the_reference
 ALONE = AttentionConformance.test_segments_of_any_lengths_see_themselves_only
+AFTER = AttentionConformance.test_a_call_does_not_depend_on_the_one_before
+APART = AttentionConformance.test_tokens_that_lie_apart_in_memory_are_read_right
 FORM = AttentionConformance.test_the_output_has_the_queries_shape_and_dtype
 
 
@@ -110,6 +132,10 @@ FORM = AttentionConformance.test_the_output_has_the_queries_shape_and_dtype
         (interleaved, AGREES, "queries=4, keys=2"),
         (leaking, ALONE, "segments .* is off by"),
         (lambda q, k, v, segments: RIGHT(q, k, v, segments).float(), FORM, "float32 for queries"),
+        (packed_only, APART, "another output for queries, keys and values that are views"),
+        (lambda q, k, v, segments: RIGHT(q, k.view(-1).view(k.shape), v, segments), APART, "raised RuntimeError"),
+        (no_single, AFTER, "single queries: its output is off by"),
+        (Remembering(), AFTER, "after others of as many tokens: its output is off by"),
         (doubling, FORM, "changed the queries"),
     ],
 )

@@ -182,6 +182,21 @@ class Absent(Right):
         return [Composite("all", {"things": 0.5, "people": 0.5})]
 
 
+class Unmeasured(Right):
+    def composites(self) -> Sequence[Composite]:
+        return [Composite("all", {"things": 1.0}, figure="fidelity")]
+
+
+class Fresh(Right):
+    """Asks other questions in every process."""
+
+    def __init__(self) -> None:
+        self.count = 1 + next(COUNT)
+
+    def understanding(self, model: ModelAdapter) -> UnderstandingReport | None:
+        return UnderstandingReport({"sight": 0.5}, {"sight": self.count})
+
+
 class Percent(Right):
     def understanding(self, model: ModelAdapter) -> UnderstandingReport | None:
         return UnderstandingReport({"sight": 50.0}, {"sight": 2})
@@ -219,6 +234,8 @@ NONSENSE = BenchmarkConformance.test_nonsense_is_a_failure_and_never_a_number
         (Ranked, VERDICT, "alone another verdict"),
         (Absent, MADE_OF, r"names the category \['people'\]"),
         (Percent, SHARE, "gave UnderstandingReport"),
+        (Unmeasured, MADE_OF, "of the figure 'fidelity', which verdicts of the category 'things' lack"),
+        (Fresh, SHARE, "another report in a second object"),
         (Sentinel, lambda *given: NONSENSE(*given, nonsense="garbage"), r"made full=0 .*nonsense \(garbage\)"),
     ],
 )

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import random
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from srum_plugins import hookimpl
 from srum_plugins.contracts import Capability, Grounder, Located, ModelAdapter
 from srum_plugins.host import PluginHost
 from srum_plugins.providers import Provider
-from srum_plugins.records import Box, Grounding, Region
+from srum_plugins.records import Box, Failure, Grounding, Region
 from srum_plugins.testing.grounders import GrounderConformance
 from srum_plugins.testing.suite import Subject
 
@@ -129,10 +130,41 @@ def asking(items: Sequence[Located], model: ModelAdapter | None) -> list[Groundi
     ]
 
 
+def counting(items: Sequence[Located], model: ModelAdapter | None) -> list[Grounding]:
+    """As it should be: failures of the model are counted."""
+    assert model is not None
+    found = model.locate([item.image for item in items], [item.prompt.phrases for item in items])
+    return [
+        Grounding(
+            item.candidate.id,
+            tuple(one for one in own if isinstance(one, Region)),
+            {"unread": sum(isinstance(one, Failure) for one in own)},
+        )
+        for item, own in zip(items, found, strict=True)
+    ]
+
+
+def empty(items: Sequence[Located], model: ModelAdapter | None) -> list[Grounding]:
+    return [Grounding(item.candidate.id, ()) for item in items]
+
+
+def passing_on(items: Sequence[Located], model: ModelAdapter | None) -> list[Grounding]:
+    assert model is not None
+    found = model.locate([item.image for item in items], [item.prompt.phrases for item in items])
+    return [Grounding(item.candidate.id, tuple(own)) for item, own in zip(items, found, strict=True)]  # type: ignore[arg-type]
+
+
+def stumbling(items: Sequence[Located], model: ModelAdapter | None) -> list[Grounding]:
+    found = passing_on(items, model)
+    return [dataclasses.replace(one, regions=tuple(Region(region.box) for region in one.regions)) for one in found]
+
+
 LOCATE = frozenset({Capability.LOCATE})
 INSIDE = Broken.test_every_candidate_has_a_grounding_that_lies_in_its_image
 SAME = Broken.test_the_same_image_has_the_same_regions_whenever_and_with_whatever_it_comes
 CANNOT = Broken.test_a_model_that_cannot_do_what_is_needed_is_refused
+PIXELS = Broken.test_boxes_are_told_in_pixels
+UNREAD = partial(Broken.test_failures_of_the_model_are_no_regions, nonsense="garbage")
 
 
 @pytest.mark.parametrize(
@@ -151,6 +183,14 @@ CANNOT = Broken.test_a_model_that_cannot_do_what_is_needed_is_refused
             Broken.test_a_model_that_cannot_do_what_is_needed_is_refused,
             "took a model that can do nothing",
         ),
+        (
+            lambda items, model: [Grounding(one.candidate.id, (Region(Box(0.1, 0.2, 0.5, 0.9)),)) for one in items],
+            (),
+            PIXELS,
+            "all 3 boxes lie in the first pixel",
+        ),
+        (passing_on, LOCATE, UNREAD, r"gave Failure\(.*\) as a region"),
+        (stumbling, LOCATE, UNREAD, "raised AttributeError"),
         (asking, LOCATE, INSIDE, "asked the model for more than its needs, which are locate"),
     ],
 )
@@ -161,3 +201,12 @@ def test_a_breach_is_told_with_plugin_method_and_mend(
     with pytest.raises(pytest.fail.Exception, match=words) as told:
         test(Broken(), subject, grounder)
     assert "the grounder 'broken' of" in str(told.value) and "mend: " in str(told.value)
+
+
+@pytest.mark.parametrize(("ground", "needs"), [(counting, LOCATE), (empty, frozenset())])
+def test_failures_that_are_counted_and_images_without_boxes_are_right(
+    tmp_path: Path, ground: Ground, needs: frozenset[Capability]
+) -> None:
+    subject, grounder = Broken.made(ground, tmp_path, needs)
+    for test in (INSIDE, SAME, PIXELS, *([UNREAD] if needs else [])):
+        test(Broken(), subject, grounder)

@@ -10,7 +10,7 @@ import pytest
 from loopback import Loopback, Request, Response, completion
 
 from srum_plugins import hookimpl
-from srum_plugins.contracts import Capability, Judge, Located, ModelAdapter, Question
+from srum_plugins.contracts import Capability, Decoding, Judge, Located, ModelAdapter, Question
 from srum_plugins.providers import Provider
 from srum_plugins.records import Failure, Grounding, Judgement, Score
 from srum_plugins.testing.judges import JudgeConformance
@@ -177,3 +177,22 @@ def test_answers_in_a_form_that_the_judge_does_not_ask_for_show_nothing(tmp_path
 
     with pytest.raises(pytest.fail.Exception, match="give the test class a `talk`"):
         Mute().test_nonsense_is_a_failure_and_never_a_number(Mute.open(tmp_path), "empty")
+
+
+def drawn_judge(items: Sequence[Located], groundings: Sequence[Grounding], model: ModelAdapter) -> list[Judgement]:
+    """Draws its answers with the candidate's seed, and refuses every second candidate."""
+    found = []
+    for item, grounding in zip(items, groundings, strict=True):
+        boxes = [None, *(region.box for region in grounding.regions)]
+        asked = [Question(item.image, item.prompt.text, box=box, seed=item.candidate.seed) for box in boxes]
+        answers = model.answer(asked, Decoding(temperature=1.0))
+        alpha, *local = [Failure("cut off") if one.truncated else number(one.text, None) for one in answers]
+        refused = Failure("refused") if item.candidate.seed % 2 else alpha
+        found.append(Judgement(item.candidate.id, refused, tuple(local)))
+    return found
+
+
+class TestDrawn(Broken):
+    """A judge that is drawn and fails for some keeps the contract."""
+
+    plugin = judge(drawn_judge)

@@ -95,6 +95,23 @@ class Touching(Right):
         return []
 
 
+class Noising(Right):
+    """Noises the latents that training has, in place."""
+
+    def before(self, run: Watched, model: ModelAdapter) -> list[Reading]:
+        for one in run.latents(2)[1]:
+            one.mul_(0.5)
+        return super().before(run, model)
+
+
+class Starting(Right):
+    """Has the model take its weights of now for its base."""
+
+    def during(self, step: int, rows: Sequence[Mapping[str, float]], model: ModelAdapter) -> list[Reading]:
+        model.start_training(None, base=True)
+        return super().during(step, rows, model)
+
+
 class Freezing(Right):
     def before(self, run: Watched, model: ModelAdapter) -> list[Reading]:
         assert isinstance(model, LinearFlow)
@@ -160,6 +177,8 @@ LEFT = MonitorConformance.test_the_model_and_the_metrics_are_left_as_they_are
         (Running, SAME, "gave other readings of the same weights"),
         (Drawing, SAME, "gave other readings of the same weights"),
         (Touching, LEFT, "changed the model's parameter 'shift'"),
+        (Noising, LEFT, "changed latents of the run"),
+        (Starting, LEFT, "changed what the base model predicts"),
         (Freezing, LEFT, "changed the model's parameter 'gain'"),
     ],
 )

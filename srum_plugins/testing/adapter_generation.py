@@ -13,14 +13,17 @@ from PIL import Image
 
 from srum_plugins.contracts import Capability, Generated
 from srum_plugins.options import build_options
+from srum_plugins.stages.monitoring import set_aside
 from srum_plugins.testing.adapter_suite import AdapterSubject, AdapterSuite, Size
-from srum_plugins.testing.suite import same_length
+from srum_plugins.testing.suite import global_random, same_length
 
 METHOD = "generate"
 LEVELS = 1
 """By how many of 256 levels a pixel may differ when sums are rounded in another order."""
 LATENTS = 1e-4
 """By how much latents may differ then."""
+MOST = 2**63 - 1
+"""The highest seed that a run gives."""
 OWN_SEED = "draw all noise from torch.Generator().manual_seed(request.seed), one generator a request"
 
 
@@ -47,13 +50,14 @@ def check_images(adapter: AdapterSubject, drawn: Sequence[Generated], size: Size
             )
 
 
-def unlike(one: Generated, other: Generated) -> str:
-    """How two images differ by more than rounding; empty if they do not."""
+def unlike(one: Generated, other: Generated, levels: int = LEVELS) -> str:
+    """How two images differ by more than rounding, by which a pixel may differ by so many levels; empty if they do
+    not."""
     if one.image.size != other.image.size:
         return f"the image has {one.image.size} pixels, and {other.image.size} then"
     pixels = [np.asarray(each.image, dtype=np.int16) for each in (one, other)]
-    if (levels := int(np.abs(pixels[0] - pixels[1]).max())) > LEVELS:
-        return f"its pixels differ by up to {levels} of 255 levels"
+    if (most := int(np.abs(pixels[0] - pixels[1]).max())) > levels:
+        return f"its pixels differ by up to {most} of 255 levels"
     if one.plan != other.plan:
         return f"its plan is {one.plan!r}, and {other.plan!r} then"
     if one.latents is not None and other.latents is not None:
@@ -91,12 +95,28 @@ class GenerationChecks(AdapterSuite):
                 "the same requests gave other images the second time",
                 OWN_SEED,
             )
-        other = adapter.model.generate([replace(requests[0], seed=requests[0].seed + 1)], adapter.sampling)[0]
+        own = requests[0].seed
+        for seed in (own + 1, own + 2**20, MOST):
+            seeded = replace(requests[0], seed=seed)
+            (other,) = adapter.call(METHOD, adapter.model.generate, [seeded], adapter.sampling)
+            adapter.require(
+                other.image.tobytes() != adapter.drawn[0].image.tobytes(),
+                METHOD,
+                f"the seeds {own} and {seed} gave the same image",
+                OWN_SEED,
+            )
+
+    def test_the_prompt_is_drawn(self, adapter: AdapterSubject) -> None:
+        """Another prompt with the same seed gives another image."""
+        adapter.needs(Capability.GENERATE)
+        requests = [replace(one, seed=1) for one in adapter.requests(adapter.wanted_size)]
+        drawn = adapter.model.generate(requests, adapter.sampling)
         adapter.require(
-            other.image.tobytes() != adapter.drawn[0].image.tobytes(),
+            any(one.image.tobytes() != drawn[0].image.tobytes() for one in drawn[1:]),
             METHOD,
-            "another seed gave the same image",
-            OWN_SEED,
+            f"with one seed the prompts {', '.join(repr(one.text) for one in adapter.prompts)} give the same image",
+            "condition on request.prompt.text. If the weights are random: layers that begin at zero hide it, so give "
+            "the suite weights of which none is zero",
         )
 
     def test_an_image_does_not_depend_on_its_batch(self, adapter: AdapterSubject) -> None:
@@ -110,25 +130,36 @@ class GenerationChecks(AdapterSuite):
                 if wrong := unlike(one, other):
                     adapter.breach(METHOD, f"drawn {way}, the prompt {request.prompt.text!r}: {wrong}", OWN_SEED)
 
+    def test_images_of_several_sizes_are_drawn_together(self, adapter: AdapterSubject) -> None:
+        """Each is as it is alone."""
+        adapter.needs(Capability.GENERATE)
+        if not adapter.sizes:
+            pytest.skip("the suite names no other sizes")
+        requests = [adapter.requests(size)[0] for size in (adapter.size, *adapter.sizes)]
+        together = adapter.model.generate(requests, adapter.sampling)
+        same_length(adapter, METHOD, "images", requests, together)
+        for request, one in zip(requests, together, strict=True):
+            if wrong := unlike(one, adapter.model.generate([request], adapter.sampling)[0]):
+                adapter.breach(
+                    METHOD,
+                    f"of {request.width} x {request.height} pixels, drawn with images of other sizes: {wrong}",
+                    "draw each request in its own width and height, size by size if it must be",
+                )
+
     def test_images_come_from_their_seeds_alone(self, adapter: AdapterSubject) -> None:
-        """Torch's global random numbers are neither read nor moved."""
+        """The global random numbers of torch, numpy and Python are neither read nor moved."""
         adapter.needs(Capability.GENERATE)
         drawn = []
-        with torch.random.fork_rng(devices=[]):
-            for seed in (1, 2):
-                torch.manual_seed(seed)
-                before = torch.get_rng_state()
+        for seed in (1, 2):
+            with set_aside(seed):
+                before = global_random()
                 drawn.append(adapter.model.generate(adapter.requests(adapter.wanted_size)[:1], adapter.sampling)[0])
-                adapter.require(
-                    torch.equal(before, torch.get_rng_state()),
-                    METHOD,
-                    "moves torch's global random numbers",
-                    OWN_SEED,
-                )
+                for whose, state in global_random().items():
+                    adapter.require(state == before[whose], METHOD, f"moves {whose}'s global random numbers", OWN_SEED)
         adapter.require(
             drawn[0].image.tobytes() == drawn[1].image.tobytes(),
             METHOD,
-            "an image changes with torch.manual_seed, although its request is the same",
+            "an image changes with the global random numbers, although its request is the same",
             OWN_SEED,
         )
 

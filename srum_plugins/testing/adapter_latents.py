@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import pytest
 import torch
@@ -13,8 +11,10 @@ from torch import Tensor
 
 from srum_plugins.contracts import Capability, Draws
 from srum_plugins.records import Box
+from srum_plugins.stages.monitoring import set_aside
 from srum_plugins.testing.adapter_suite import AdapterSubject, AdapterSuite, Size, near
 from srum_plugins.testing.painted import painted, repainted
+from srum_plugins.testing.suite import global_random
 
 IMAGES = 64
 """Whose draws are looked at together: enough to tell noise of variance 1 from other noise."""
@@ -89,6 +89,12 @@ class LatentChecks(AdapterSuite):
                 f"gave {latents.dtype} of shape {tuple(latents.shape)} for two images of {size}",
                 "return float32 (B, C, H, W)",
             )
+            adapter.require(
+                not latents.requires_grad,
+                "encode",
+                "keeps a gradient",
+                "encode in torch.no_grad(): an image that is trained on needs none, and it takes memory",
+            )
             adapter.require(bool(torch.isfinite(latents).all()), "encode", "gave latents that are not finite", FINITE)
             turned = adapter.model.encode(images[::-1]).flip(0)
             alone = torch.stack(adapter.encoded(images))
@@ -107,21 +113,30 @@ class LatentChecks(AdapterSuite):
             )
 
     def test_draws_come_from_the_generator_alone(self, adapter: AdapterSubject) -> None:
-        """The same seed gives the same, whatever torch's global random numbers are."""
+        """The same seed gives the same, whatever the global random numbers are, and another seed gives others: all
+        that is not the same for every image."""
         adapter.needs(Capability.TRAIN)
         drawn = []
-        with torch.random.fork_rng(devices=[]):
-            for state, seed in ((1, 0), (2, 0), (3, 1)):
-                torch.manual_seed(state)
-                before = torch.get_rng_state()
+        for state, seed in ((1, 0), (2, 0), (3, 1)):
+            with set_aside(state):
+                before = global_random()
                 drawn.append(self._draws(adapter, seed))
-                adapter.require(
-                    torch.equal(before, torch.get_rng_state()), "draw", "moves torch's global random numbers", GIVEN
-                )
-        adapter.require(
-            _equal(drawn[0], drawn[1]), "draw", "gives other draws although its generator's seed is the same", GIVEN
-        )
-        adapter.require(not _equal(drawn[0], drawn[2]), "draw", "gives the same draws for another seed", GIVEN)
+                for whose, then in global_random().items():
+                    adapter.require(then == before[whose], "draw", f"moves {whose}'s global random numbers", GIVEN)
+        first, again, other = map(_by_name, drawn)
+        for name, values in first.items():
+            adapter.require(
+                torch.equal(values, again[name]),
+                "draw",
+                f"gives other {name} although its generator's seed is the same",
+                GIVEN,
+            )
+            adapter.require(
+                bool((values == values[0]).all()) or not torch.equal(values, other[name]),
+                "draw",
+                f"gives the same {name} for another seed",
+                GIVEN,
+            )
 
     def test_draws_have_the_shapes_and_ranges_of_their_contract(self, adapter: AdapterSubject) -> None:
         """Timesteps in [0, 1], noise of variance 1, conditions dropped for some."""
@@ -236,10 +251,6 @@ def _needs_encoding(adapter: AdapterSubject) -> None:
         pytest.skip(f"with these options the adapter cannot encode images: {adapter.cannot_encode}")
 
 
-def _equal(one: Draws, other: Draws) -> bool:
-    pairs: Sequence[tuple[Tensor, Tensor]] = [
-        (one.timestep, other.timestep),
-        (one.drop, other.drop),
-        *zip(one.noise, other.noise, strict=True),
-    ]
-    return all(torch.equal(a, b) for a, b in pairs)
+def _by_name(draws: Draws) -> dict[str, Tensor]:
+    """What was drawn, each as one tensor (B, ...)."""
+    return {"timesteps": draws.timestep, "drops": draws.drop, "noise": torch.stack(list(draws.noise))}

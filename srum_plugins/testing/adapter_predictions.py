@@ -17,6 +17,10 @@ from srum_plugins.training.dataset import part
 
 NEAR = 1e-4
 """By how much a loss may differ, relative to 1 and to itself, when sums are rounded in another order."""
+ROUNDED = 0.02
+"""By how much distances may differ, as a share of the largest, that are found by a gradient and by a difference."""
+MANY = 64
+"""Draws in which some prompt is dropped, if any is."""
 SHARE = 1e-4
 """What a prediction may still show of what it must not see, as a share of what it shows of what it must."""
 TARGET = "the loss of a token is mean_c (v - (noise - x0))^2 over its channels, where x_t = (1 - t) x0 + t noise"
@@ -88,8 +92,58 @@ class PredictionChecks(AdapterSuite):
             "weights of which none is zero",
         )
 
+    def test_prompts_are_dropped_where_the_draws_say_so(self, adapter: AdapterSubject) -> None:
+        """``Draws.drop``, if the adapter draws any. What a dropped prompt leaves may still have its length."""
+        adapter.needs(Capability.TRAIN)
+        latents = adapter.latents[:1]
+        if not bool(adapter.model.draw(latents * MANY, torch.Generator().manual_seed(0)).drop.any()):
+            pytest.skip(f"the adapter drops no prompt in {MANY} draws")
+        draws = adapter.draws(latents)
+        dropped = dataclasses.replace(draws, drop=torch.ones_like(draws.drop))
+        with torch.no_grad():
+            one, other = (adapter.model.predict(_prompts(adapter)[:1], latents, each) for each in (draws, dropped))
+            same = torch.equal(one.token_losses(latents), other.token_losses(latents))
+        adapter.require(
+            not same,
+            "predict",
+            "draws.drop, which the adapter draws, changes no prediction",
+            "put what stands for no prompt in the prompt's place, as where images are drawn; or draw no drops",
+        )
+
+    def test_what_it_is_given_is_left_as_it_is(self, adapter: AdapterSubject) -> None:
+        """Latents and draws are used again, for the base and by other terms of the loss."""
+        adapter.needs(Capability.TRAIN)
+        latents = [one.clone() for one in adapter.latents]
+        draws = adapter.draws(latents, time=0.5)
+
+        def given() -> list[Tensor]:
+            return [*latents, *draws.noise, draws.timestep, draws.drop]
+
+        before = [one.clone() for one in given()]
+        prediction = adapter.model.predict(_prompts(adapter), latents, draws)
+        for method, work in (
+            ("predict", lambda: None),
+            ("token_losses", lambda: prediction.token_losses(latents)),
+            ("token_distance", lambda: prediction.token_distance(prediction)),
+        ):
+            work()
+            adapter.require(
+                all(torch.equal(one, other) for one, other in zip(before, given(), strict=True)),
+                method,
+                "changes the latents or the draws that it is given",
+                "use no operation in place",
+            )
+
+    def test_latents_that_are_kept_can_be_trained_on(self, adapter: AdapterSubject) -> None:
+        """``Generated.latents`` have the token grid of their image, and the losses that encoded ones have."""
+        adapter.needs(Capability.TRAIN, Capability.GENERATE)
+        kept = [(one.latents, one.image.size) for one in adapter.drawn if one.latents is not None]
+        if not kept:
+            pytest.skip("the adapter keeps no latents with its images")
+        _check_losses(adapter, [one.to(adapter.device) for one, _ in kept], [size for _, size in kept])
+
     def test_the_distance_is_zero_to_itself_and_positive_to_others(self, adapter: AdapterSubject) -> None:
-        """``token_distance``. That of velocities is the same both ways; a divergence need not be."""
+        """``token_distance``. That of squared errors is the same both ways; a divergence need not be."""
         adapter.needs(Capability.TRAIN)
         latents = adapter.latents
         draws = adapter.draws(latents)
@@ -119,10 +173,10 @@ class PredictionChecks(AdapterSuite):
             "give a distance: for flow models mean_c (v - v')^2, for likelihoods a divergence",
         )
         adapter.require(
-            not self.flow or near(there, back, NEAR),
+            not (self.flow or adapter.registered.provider.squared) or _alike(there, back),
             "token_distance",
-            "two velocities are at other distances there and back",
-            "give mean_c (v - v')^2",
+            "two predictions are at other distances there and back, and the provider says that these are squared",
+            "give mean_c (v - v')^2; where losses are no squared errors, say so by the provider's squared=False",
         )
 
 
@@ -176,6 +230,29 @@ class FlowChecks(AdapterSuite):
             if turned
             else "the loss is zero at latents that the shown velocities do not lead to",
             f"{TARGET}; v = noise - x0 points from the image to the noise",
+        )
+
+    def test_the_distance_is_that_of_the_velocities(self, adapter: AdapterSubject) -> None:
+        """mean_c (v - v')^2: what a prediction costs against latents that another is right about."""
+        one, draws = self._predicted(adapter, time=0.5)
+        with torch.no_grad():
+            other = adapter.model.predict(_prompts(adapter)[::-1], adapter.latents[::-1], draws)
+            distance = one.token_distance(other)
+        cost = one.token_losses(self._perfect(adapter, other))
+        adapter.require(
+            _alike(distance, cost, ROUNDED),
+            "token_distance",
+            f"two velocities are {float(distance.mean()):.3g} apart, and by their losses {float(cost.mean()):.3g}",
+            "give mean_c (v - v')^2 of each token, scaled and ordered as token_losses are",
+        )
+        if not isinstance(one, ShowsVelocity) or not isinstance(other, ShowsVelocity):
+            return
+        shown = (one.velocities() - other.velocities()).square().mean(dim=1)
+        adapter.require(
+            _alike(distance, shown, ROUNDED),
+            "velocities",
+            "rows are not those of the tokens of token_distance",
+            "give a row a token, in the order of token_losses",
         )
 
     def test_at_timestep_one_the_image_is_gone_and_at_zero_the_noise(self, adapter: AdapterSubject) -> None:
@@ -248,6 +325,11 @@ class FlowChecks(AdapterSuite):
             one = adapter.model.predict(prompts, latents, draws)
             other = adapter.model.predict(prompts, others, other_draws)
             return float(one.token_distance(other).mean())
+
+
+def _alike(one: Tensor, other: Tensor, share: float = NEAR) -> bool:
+    """Whether numbers of tokens are the same, up to a share of the largest: they may all be small."""
+    return bool((one - other).abs().max() <= share * torch.maximum(one.abs().max(), other.abs().max()))
 
 
 def _check_losses(adapter: AdapterSubject, latents: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> None:

@@ -19,7 +19,7 @@ from srum_plugins.contracts import Capability, Draws, Generated, GenerationReque
 from srum_plugins.host import PluginHost
 from srum_plugins.options import build_options
 from srum_plugins.providers import Kind, NoOptions
-from srum_plugins.records import Prompt
+from srum_plugins.records import Box, Prompt
 from srum_plugins.testing.painted import painted
 from srum_plugins.testing.suite import Conformance, Subject
 
@@ -103,9 +103,10 @@ class AdapterSubject(Subject):
         return [painted(self.size, seed) for seed in (1, 2)]
 
     def asked(self, choices: tuple[str, ...] = ()) -> list[Question]:
-        """Each question about each image, image by image, with a seed of its own."""
-        pairs = [(image, text) for image in self.images for text in self.questions]
-        return [Question(image, text, choices, seed=seed) for seed, (image, text) in enumerate(pairs)]
+        """Each question about each image and about its left half, image by image, with a seed of its own."""
+        half = Box(0, 0, max(self.size[0] // 2, 1), self.size[1])
+        asked = [(image, text, box) for image in self.images for text in self.questions for box in (None, half)]
+        return [Question(image, text, choices, box, seed) for seed, (image, text, box) in enumerate(asked)]
 
     @property
     def cannot_encode(self) -> str:
@@ -175,6 +176,11 @@ class AdapterSuite(Conformance):
     @classmethod
     def adapter(cls, subject: Subject) -> AdapterSubject:
         """The adapter under test."""
+        return cls.described(subject)
+
+    @classmethod
+    def described(cls, subject: Subject) -> AdapterSubject:
+        """The provider under test, with what the suite says of it."""
         provider = subject.registered.provider
         return AdapterSubject(
             host=subject.host,

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from srum_plugins.contracts import Capability, Draws, ModelAdapter, Prediction, TrainBatch
+from srum_plugins.contracts import Capability, Draws, Generated, ModelAdapter, Prediction, TrainBatch
 from srum_plugins.errors import SrumError
 from srum_plugins.records import Prompt
+from srum_plugins.stages.monitoring import spread
+from srum_plugins.testing.adapter_generation import unlike
 from srum_plugins.testing.adapter_suite import CHOICES, AdapterSubject, AdapterSuite, near
 from srum_plugins.training.dataset import part
 
@@ -24,6 +27,11 @@ SAME = 1e-6
 """By how much a loss may differ after saving and loading, relative to 1 and to itself."""
 SHARES = 1e-4
 """By how much gradients of the parts of a step may differ from those of the whole, as a share of the largest."""
+HALF_SHARES = 5e-2
+"""The same, where numbers of 16 bits are added in another order."""
+WEIGHTS = 12
+"""How many tensors are changed one by one, to see whether the digest is of them."""
+HEX = re.compile("[0-9a-f]+")
 UNDERSTOOD = 1e-6
 """By how much a log-probability may move while the understanding half rests."""
 PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK")
@@ -38,16 +46,20 @@ FREEZE = (
 class Course:
     """What was seen in a training of STEPS steps on two images. ``before`` and ``after`` are the losses (T,) of the
     model, ``base_before`` and ``base_after`` those of its base, on the same draws. ``reached`` are the parameters that
-    got a gradient, ``astray`` those that require one and were not returned. ``whole`` are the gradients of a step, and
-    ``shares`` the sums of those of its images one by one. ``saved`` is the folder that it was written to."""
+    got a gradient, ``astray`` those that require one and were not returned; ``half``: some weights have 16 bits.
+    ``whole`` are the gradients of a step, and ``shares`` the sums of those of its images one by one. ``drawn`` are the
+    images after it. ``saved`` is the folder that it was written to, and ``kept`` are the losses after that."""
 
     names: tuple[str, ...]
     fixed: tuple[str, ...]
     reached: frozenset[str]
     astray: tuple[str, ...]
+    dtypes: frozenset[str]
+    half: bool
     digests: tuple[str, str]
     understood: tuple[Sequence[Sequence[float]], Sequence[Sequence[float]]]
     differentiable: bool
+    distance_differentiable: bool
     before: Tensor
     after: Tensor
     base_differentiable: bool
@@ -55,7 +67,9 @@ class Course:
     base_after: Tensor
     whole: Mapping[str, Tensor]
     shares: Mapping[str, Tensor]
+    drawn: Sequence[Generated]
     saved: Path
+    kept: Tensor
 
 
 @dataclass(frozen=True)
@@ -106,11 +120,52 @@ def seen_parameters(model: ModelAdapter) -> dict[str, nn.Parameter]:
     """The parameters of all networks that an adapter's attributes are, or hold one step further in, by name."""
     found: dict[str, nn.Parameter] = {}
     for name, value in vars(model).items():
-        inner = {} if isinstance(value, nn.Module) else getattr(value, "__dict__", {})
-        for path, one in ((name, value), *((f"{name}.{key}", held) for key, held in inner.items())):
+        for path, one in ((name, value), *((f"{name}.{key}", held) for key, held in _held(value).items())):
             if isinstance(one, nn.Module):
                 found |= {f"{path}.{own}": parameter for own, parameter in one.named_parameters()}
     return found
+
+
+def _held(value: object) -> Mapping[object, object]:
+    """What a container or an object holds, by key, place or attribute."""
+    if isinstance(value, nn.Module):
+        return {}
+    if isinstance(value, Mapping):
+        return value
+    if isinstance(value, list | tuple):
+        return dict(enumerate(value))
+    return getattr(value, "__dict__", {})
+
+
+def _truncated(file: Path, target: Path) -> None:
+    target.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def _missing(file: Path, target: Path) -> None:
+    pass
+
+
+def _of_another_model(file: Path, target: Path) -> None:
+    save_file({"stranger.weight": torch.zeros(3)}, target)
+
+
+def _one_short(file: Path, target: Path) -> None:
+    _, *others = sorted(load_file(file).items())
+    save_file(dict(others), target)
+
+
+def _misshapen(file: Path, target: Path) -> None:
+    save_file({name: one.flatten().repeat(2) for name, one in load_file(file).items()}, target)
+
+
+DAMAGES: dict[str, Callable[[Path, Path], None]] = {
+    "truncated": _truncated,
+    "missing": _missing,
+    "of another model": _of_another_model,
+    "without one of their tensors": _one_short,
+    "of other shapes": _misshapen,
+}
+"""What may have become of a file of weights, and how it is made."""
 
 
 class TrainingChecks(AdapterSuite):
@@ -140,25 +195,36 @@ class TrainingChecks(AdapterSuite):
         returned = {id(one) for one in parameters.values()}
         seen = seen_parameters(model)
         understood.append(_understood(adapter, model))
-        course = Course(
+        digests = digest, model.understanding_digest()
+        after, base_after, folder = (
+            given.losses(model),
+            given.losses(model, base=True),
+            tmp_path_factory.mktemp("saved"),
+        )
+        drawn = _drawn(adapter, model)
+        model.save(folder)
+        return Course(
             names=tuple(parameters),
             fixed=tuple(name for name, one in parameters.items() if not one.requires_grad),
             reached=frozenset(whole),
             astray=tuple(name for name, one in seen.items() if one.requires_grad and id(one) not in returned),
-            digests=(digest, model.understanding_digest()),
+            dtypes=frozenset(str(one.dtype).removeprefix("torch.") for one in parameters.values()),
+            half=any(one.dtype in (torch.bfloat16, torch.float16) for one in seen.values()),
+            digests=digests,
             understood=(understood[0], understood[1]),
             differentiable=losses.requires_grad,
+            distance_differentiable=first.token_distance(base).requires_grad,
             before=losses.detach(),
-            after=given.losses(model),
+            after=after,
             base_differentiable=base_losses.requires_grad,
             base_before=base_losses.detach(),
-            base_after=given.losses(model, base=True),
+            base_after=base_after,
             whole=whole,
             shares=shares,
-            saved=tmp_path_factory.mktemp("saved"),
+            drawn=drawn,
+            saved=folder,
+            kept=given.losses(model),
         )
-        model.save(course.saved)
-        return course
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -179,6 +245,12 @@ class TrainingChecks(AdapterSuite):
             "let the parameters that start_training returns require one, and detach nothing on the way",
         )
         adapter.require(
+            course.distance_differentiable,
+            "token_distance",
+            "has no gradient after start_training: nothing would hold the model to its base",
+            "keep the gradient of the prediction, and detach nothing on the way",
+        )
+        adapter.require(
             not course.fixed, "start_training", f"returns {_some(course.fixed)}, which require no gradient", FREEZE
         )
         lost = [name for name in course.names if name not in course.reached]
@@ -194,6 +266,37 @@ class TrainingChecks(AdapterSuite):
             f"leaves {_some(course.astray)} with a gradient, and does not return them",
             FREEZE,
         )
+
+    def test_trained_weights_have_the_dtype_that_the_provider_tells(
+        self, adapter: AdapterSubject, course: Course
+    ) -> None:
+        """``Provider.trained_dtype``, by which an optimizer is chosen before anything is loaded."""
+        told = adapter.registered.provider.trained_dtype(adapter.options, adapter.training)
+        adapter.require(
+            course.dtypes == {told},
+            "trained_dtype",
+            f"says {told!r}, and start_training returns parameters of {', '.join(sorted(course.dtypes))}",
+            "let the provider's trained_dtype(options, training) give their dtype",
+        )
+
+    def test_images_are_drawn_with_the_trained_weights(
+        self, adapter: AdapterSubject, course: Course, loaded: ModelAdapter
+    ) -> None:
+        """They change with a training, and are the same when it is loaded: else nothing of it would be seen."""
+        adapter.needs(Capability.GENERATE)
+        adapter.require(
+            any(unlike(*pair, levels=0) for pair in zip(adapter.drawn, course.drawn, strict=True)),
+            "generate",
+            f"the images are the same after {STEPS} steps of a rate of {RATE}",
+            "draw with the parameters that start_training returns, not with copies",
+        )
+        for one, other in zip(course.drawn, _drawn(adapter, loaded), strict=True):
+            if wrong := unlike(one, other):
+                adapter.breach(
+                    "load_trained",
+                    f"a fresh model that loads what save wrote draws another image: {wrong}",
+                    "load every weight that generate reads, too",
+                )
 
     def test_names_come_in_the_same_order_on_a_fresh_model(self, adapter: AdapterSubject, course: Course) -> None:
         """Checkpoints and processes rely on it."""
@@ -250,13 +353,40 @@ class TrainingChecks(AdapterSuite):
             "digest every weight that understanding reads, and freeze them",
         )
 
+    def test_the_digest_is_of_what_understanding_reads(self, adapter: AdapterSubject, loaded: ModelAdapter) -> None:
+        """It is another where a weight is another that changes what is said about images."""
+        if not self.frozen:
+            pytest.skip("the suite says that training moves the understanding half (frozen = False)")
+        digest, said = loaded.understanding_digest(), _understood(adapter, loaded)
+        seen = seen_parameters(loaded)
+        names = list(seen)
+        generator = torch.Generator().manual_seed(0)
+        for name in (names[index] for index in spread(len(names), WEIGHTS)):
+            one = seen[name].data
+            kept = one.clone()
+            one.add_(torch.randn(one.shape, generator=generator).to(one))
+            moved, changed = _understood(adapter, loaded) != said, loaded.understanding_digest() != digest
+            one.copy_(kept)
+            adapter.require(
+                changed or not moved,
+                "understanding_digest",
+                f"is the same with another {name}, which changes choice_logprobs",
+                "digest every weight that understanding reads, as it is when it is asked for",
+            )
+        adapter.require(
+            loaded.understanding_digest() == digest and bool(HEX.fullmatch(digest)),
+            "understanding_digest",
+            f"gives {digest!r:.80}, and then {loaded.understanding_digest()!r:.80} of the same weights",
+            "give the hexdigest of a hash of the weights, in a fixed order",
+        )
+
     def test_the_parts_of_a_step_add_up_to_it(self, adapter: AdapterSubject, course: Course) -> None:
         """Gradients of images one by one sum to those of their batch."""
         for name, whole in course.whole.items():
             off = float((course.shares[name] - whole).abs().max()) if name in course.shares else float("inf")
             largest = float(torch.stack([one.abs().max() for one in course.whole.values()]).max())
             adapter.require(
-                off <= SHARES * largest,
+                off <= (HALF_SHARES if course.half else SHARES) * largest,
                 "token_losses",
                 f"the gradients of {name!r} from two images one by one do not sum to those of both together",
                 "let no image see another, give no loss that depends on the batch, and no dropout that is not in draws",
@@ -302,6 +432,12 @@ class TrainingChecks(AdapterSuite):
             f"writes {_some(pickles)}, a pickle",
             "write weights with srum_plugins.weights.save_weights",
         )
+        adapter.require(
+            near(course.after, course.kept, SAME),
+            "save",
+            "changes the model: its losses are others afterwards",
+            "save copies; training goes on after a checkpoint",
+        )
 
     def test_a_fresh_model_predicts_the_same_after_loading(
         self, adapter: AdapterSubject, course: Course, loaded: ModelAdapter
@@ -316,8 +452,14 @@ class TrainingChecks(AdapterSuite):
             f"a fresh model that loads what save wrote has losses that are off by up to {off:.2g}",
             "save every parameter that start_training returned, in its own dtype, and load it where predict reads it",
         )
+        adapter.require(
+            loaded.understanding_digest() == course.digests[1],
+            "load_trained",
+            "understanding_digest of a fresh model that loads what save wrote is not that of the saved one",
+            "load trained weights to where they were, and leave the understanding half as it is",
+        )
 
-    @pytest.mark.parametrize("damage", ["truncated", "missing", "of another model"])
+    @pytest.mark.parametrize("damage", DAMAGES)
     def test_damaged_weights_are_refused(
         self, adapter: AdapterSubject, course: Course, loaded: ModelAdapter, tmp_path: Path, damage: str
     ) -> None:
@@ -328,7 +470,7 @@ class TrainingChecks(AdapterSuite):
             if file.suffix != ".safetensors":
                 target.write_bytes(file.read_bytes())
             else:
-                _DAMAGES[damage](file, target)
+                DAMAGES[damage](file, target)
         given = lesson(adapter)
         before = given.losses(loaded)
         try:
@@ -355,25 +497,6 @@ class TrainingChecks(AdapterSuite):
         )
 
 
-def _truncated(file: Path, target: Path) -> None:
-    target.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-
-
-def _missing(file: Path, target: Path) -> None:
-    pass
-
-
-def _of_another_model(file: Path, target: Path) -> None:
-    save_file({"stranger.weight": torch.zeros(3)}, target)
-
-
-_DAMAGES: dict[str, Callable[[Path, Path], None]] = {
-    "truncated": _truncated,
-    "missing": _missing,
-    "of another model": _of_another_model,
-}
-
-
 def _files(folder: Path) -> list[Path]:
     return sorted(file for file in folder.rglob("*") if file.is_file())
 
@@ -381,6 +504,13 @@ def _files(folder: Path) -> list[Path]:
 def _understood(adapter: AdapterSubject, model: ModelAdapter) -> Sequence[Sequence[float]]:
     """What a model says about images; nothing if it can choose nothing."""
     return model.choice_logprobs(adapter.asked(CHOICES)) if adapter.can(Capability.CHOICE) else ()
+
+
+def _drawn(adapter: AdapterSubject, model: ModelAdapter) -> list[Generated]:
+    """What a model draws for the suite's requests; nothing if it draws no images."""
+    if not adapter.can(Capability.GENERATE):
+        return []
+    return model.generate(adapter.requests(adapter.wanted_size), adapter.sampling)
 
 
 def _some(names: Sequence[str]) -> str:

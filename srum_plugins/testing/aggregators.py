@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from copy import deepcopy
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -14,23 +15,32 @@ from hypothesis import strategies as st
 from srum_plugins.contracts import Aggregator, Judged, Reward
 from srum_plugins.providers import Kind
 from srum_plugins.records import Box, Candidate, Failure, Grounding, Judgement, Prompt, Region, Score
+from srum_plugins.rewards.maps import RewardMap
 from srum_plugins.testing.strategies import judged
 from srum_plugins.testing.suite import Conformance, Subject, same_length
 
 
 @st.composite
 def runs(draw: st.DrawFn) -> list[Judged]:
-    """Two candidates that were judged in full, and up to three more of which parts may have failed."""
+    """Two candidates that were judged in full, and up to three more of which parts may have failed: each of a prompt of
+    its own, or all of one."""
     sound = [draw(judged(f"c{index}", failing=False)) for index in range(2)]
     others = [draw(judged(f"c{index}")) for index in range(2, 2 + draw(st.integers(0, 3)))]
-    return draw(st.permutations([*sound, *others]))
+    items = draw(st.permutations([*sound, *others]))
+    if draw(st.booleans()):
+        return items
+    prompt = items[0].prompt
+    return [
+        replace(item, prompt=prompt, candidate=replace(item.candidate, prompt_id=prompt.id, index=index))
+        for index, item in enumerate(items)
+    ]
 
 
 class AggregatorConformance(Conformance):
     """The suite of aggregators.
 
     ``regional`` says that a region's score reaches the pixels of its box and no others, as the map of one candidate
-    depends on its own judgement; the suite then checks it.
+    depends on its own judgement, and that a better score gives a higher weight; the suite then checks it.
     """
 
     kind: ClassVar[Kind] = Kind.AGGREGATOR
@@ -120,20 +130,32 @@ class AggregatorConformance(Conformance):
 
         self.for_all(runs(), check)
 
+    @classmethod
+    def _maps(cls, subject: Subject, aggregator: Aggregator, items: Sequence[Judged]) -> list[RewardMap]:
+        """The maps of candidates of whose judgements nothing failed, which have one each."""
+        return [one.map for one in cls.aggregated(subject, aggregator, items) if one is not None]
+
     def test_a_regions_score_reaches_its_own_pixels(self, subject: Subject, aggregator: Aggregator) -> None:
-        """Between a region with the score 1 and one with -1, the map differs in the pixels of its box and no others."""
+        """Between a region with the score 1 and one with -1, the map falls in the pixels of its box and is the same in
+        all others, those of other candidates included."""
         if not self.regional:
             pytest.skip("says nothing of regions: set `regional = True` if it should")
 
         def check(place: tuple[int, int, int, int, int, int]) -> None:
             left, top, wide, high, right, under = place
             box, size = Box(left, top, left + wide, top + high), (left + wide + right, top + high + under)
-            maps = []
+            maps, others = [], []
             for score in (1.0, -1.0):
-                found = self.aggregated(subject, aggregator, [_marked(box, size, score), *_others()])[0]
-                if found is None:
-                    subject.breach("aggregate", "gave a candidate without failures no reward", "give it one")
-                maps.append(found.map.pixels().numpy())
+                marked = _marked(box, size, score)
+                found, *rest = self._maps(subject, aggregator, [marked, *_others()])
+                maps.append(found.pixels().numpy())
+                others.append(rest)
+                subject.require(
+                    rest == others[0] and [found] == self._maps(subject, aggregator, [marked]),
+                    "aggregate",
+                    "the score of a region reaches the maps of other candidates",
+                    "make each map of its own judgement alone, or set `regional = False` in the suite",
+                )
             wanted = np.zeros(maps[0].shape, dtype=bool)
             wanted[top : top + high, left : left + wide] = True
             subject.require(
@@ -141,6 +163,12 @@ class AggregatorConformance(Conformance):
                 "aggregate",
                 f"the score of a region at {box} in an image of {size} (width, height) reaches other pixels",
                 "boxes are (x0, y0, x1, y1) in pixels from the top left: x counts columns, y counts rows",
+            )
+            subject.require(
+                bool((maps[0] >= maps[1]).all()),
+                "aggregate",
+                "a region with the score 1 has a lower weight than with -1",
+                "give what was judged better the higher weight, or set `regional = False` in the suite",
             )
 
         sides = (st.integers(0, 9), st.integers(0, 9), st.integers(1, 9), st.integers(1, 9))

@@ -9,13 +9,21 @@ import torch
 from hypothesis import strategies as st
 
 from srum_plugins.attention.contract import Attention, FirstOf, Heads, Segments
-from srum_plugins.attention.probe import choose, refusal
+from srum_plugins.attention.probe import Cases, choose, refusal
 from srum_plugins.config import Choice
 from srum_plugins.providers import Kind
 from srum_plugins.testing.suite import Conformance, Subject
 
 SHAPES = ((4, 4, 16), (4, 2, 16), (6, 1, 8))
 """Heads of the queries, heads of the keys and numbers in each: all alone, neighbours together, all together."""
+
+AFTER: Cases = {
+    "segments cut at 3 and 4": ((3, 5), (4, 7), True),
+    "segments cut at 5 and 7, after others of as many tokens": ((5, 3), (7, 4), True),
+    "full segments after causal ones of the same lengths": ((5, 3), (7, 4), False),
+    "single queries": ((1, 1), (4, 7), True),
+}
+"""Segments by what they stand for, tried one after the other; see :class:`Segments`."""
 
 
 @st.composite
@@ -77,6 +85,30 @@ class AttentionConformance(Conformance):
                 self._agrees(subject, heads, refusal(kernel, heads, self.device, {f"segments {cut}": cut}))
 
         self.for_all(cuts(), check)
+
+    def test_a_call_does_not_depend_on_the_one_before(self, subject: Subject, kernel: Attention) -> None:
+        """Segments that are as many and have as many tokens in all, cut elsewhere; and single queries, as of a text
+        that is written token by token."""
+        heads = self.heads()[0]
+        for what, cut in AFTER.items():
+            self._agrees(subject, heads, refusal(kernel, heads, self.device, {what: cut}))
+
+    def test_tokens_that_lie_apart_in_memory_are_read_right(self, subject: Subject, kernel: Attention) -> None:
+        """Queries, keys and values that are views of one tensor, as one product for all three gives them."""
+        segments = Segments.of((3, 5), (3, 5), True, torch.device(self.device))
+        for heads in self.heads():
+            generator = torch.Generator().manual_seed(0)
+            packed = torch.randn(8, heads.queries + 2 * heads.keys, heads.width, generator=generator)
+            packed, after = packed.to(self.device, getattr(torch, heads.dtype)), heads.queries + heads.keys
+            views = packed[:, : heads.queries], packed[:, heads.queries : after], packed[:, after:]
+            found = subject.call("attend", kernel.attend, *views, segments)
+            wanted = subject.call("attend", kernel.attend, *(one.contiguous() for one in views), segments)
+            subject.require(
+                torch.allclose(found.float(), wanted.float(), 1e-2, 1e-2),
+                "attend",
+                "gives another output for queries, keys and values that are views of a larger tensor",
+                "go by the strides of what is given, or call contiguous() first",
+            )
 
     def test_the_output_has_the_queries_shape_and_dtype(self, subject: Subject, kernel: Attention) -> None:
         """And what it is given stays as it is."""

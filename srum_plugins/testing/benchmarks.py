@@ -19,6 +19,9 @@ from srum_plugins.testing.prompt_sets import checked_prompts, same_prompts
 from srum_plugins.testing.scripted import NONSENSE, AskingConformance, ScriptedModel
 from srum_plugins.testing.suite import Subject, same_length
 
+SOME = 3
+"""Prompts of a category that are scored to see what figures its verdicts have."""
+
 
 class BenchmarkConformance(AskingConformance):
     """The suite of benchmarks. Images are noise of ``size`` (width, height) pixels.
@@ -164,8 +167,9 @@ class BenchmarkConformance(AskingConformance):
         subject.refused("score", benchmark.score, prompts, [_image(0, self.size)], ScriptedModel(can=frozenset()))
 
     def test_composites_are_of_categories_that_there_are(self, subject: Subject, benchmark: Benchmark) -> None:
-        """Else they never have a figure. No name is given twice."""
-        known = {prompt.category for prompt in checked_prompts(subject, benchmark)}
+        """And of figures that verdicts have: else they never exist. No name is given twice."""
+        prompts = checked_prompts(subject, benchmark)
+        known = {prompt.category for prompt in prompts}
         composites = subject.call("composites", benchmark.composites)
         for composite in composites:
             absent = sorted(composite.weights.keys() - known)
@@ -175,6 +179,22 @@ class BenchmarkConformance(AskingConformance):
                 f"the composite {composite.name!r} names the category {absent[:1]}, which no prompt has",
                 f"name categories of the prompts: {', '.join(sorted(known))}",
             )
+        model, shown = self.judge(subject, benchmark), _image(0, self.size)
+        for composite in composites:
+            for category in composite.weights:
+                own = [prompt for prompt in prompts if prompt.category == category][:SOME]
+                figures = {
+                    name
+                    for verdict in self.scored(subject, benchmark, own, [shown] * len(own), model)
+                    for name in (*verdict.values, *verdict.failures)
+                }
+                subject.require(
+                    composite.figure in figures,
+                    "composites",
+                    f"the composite {composite.name!r} is of the figure {composite.figure!r}, which verdicts of the "
+                    f"category {category!r} lack",
+                    f"name a figure of theirs: {', '.join(sorted(figures))}",
+                )
         counts = Counter(composite.name for composite in composites)
         twice = [name for name, count in counts.items() if count > 1]
         subject.require(not twice, "composites", f"gave two composites named {twice[:1]}", "name each otherwise")
@@ -194,12 +214,14 @@ class BenchmarkConformance(AskingConformance):
             f"gave {report!r:.200}",
             "give an UnderstandingReport: accuracy in [0, 1] by kind, and how many questions each kind has",
         )
-        subject.require(
-            subject.call("understanding", benchmark.understanding, model) == report,
-            "understanding",
-            "gave another report for the same model",
-            "ask the same questions at every call",
-        )
+        second: Benchmark = subject.make(Benchmark)
+        for what, who in (("a second call", benchmark), ("a second object", second)):
+            subject.require(
+                subject.call("understanding", who.understanding, model) == report,
+                "understanding",
+                f"gave another report in {what} for the same model",
+                "ask the same questions at every call; draw them with a fixed seed",
+            )
 
 
 def _image(seed: int, size: tuple[int, int]) -> Image.Image:

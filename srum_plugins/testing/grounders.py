@@ -10,10 +10,10 @@ from PIL import Image
 
 from srum_plugins.contracts import Grounder, Located
 from srum_plugins.providers import Kind
-from srum_plugins.records import Candidate, Grounding, Prompt
-from srum_plugins.testing.scripted import AskingConformance, ScriptedModel
+from srum_plugins.records import Candidate, Grounding, Prompt, Region
+from srum_plugins.testing.scripted import NONSENSE, AskingConformance, Nonsense, ScriptedModel
 from srum_plugins.testing.strategies import located_lists
-from srum_plugins.testing.suite import Subject, same_length
+from srum_plugins.testing.suite import RELATIVE, Subject, in_first_pixel, same_length
 
 
 class GrounderConformance(AskingConformance):
@@ -32,9 +32,11 @@ class GrounderConformance(AskingConformance):
         return made
 
     @classmethod
-    def ground(cls, subject: Subject, grounder: Grounder, items: Sequence[Located]) -> list[Grounding]:
-        """The groundings of some items, of which there is one each, in order."""
-        found = subject.call("ground", grounder.ground, items, cls.model(subject.needed))
+    def ground(
+        cls, subject: Subject, grounder: Grounder, items: Sequence[Located], nonsense: Nonsense | None = None
+    ) -> list[Grounding]:
+        """The groundings of some items, of which there is one each, in order; ``nonsense`` is what the model talks."""
+        found = subject.call("ground", grounder.ground, items, cls.model(subject.needed, nonsense=nonsense))
         same_length(subject, "ground", "groundings", items, found)
         for item, one in zip(items, found, strict=True):
             subject.require(
@@ -54,6 +56,27 @@ class GrounderConformance(AskingConformance):
                 subject.keeps("ground", one)
 
         self.for_all(located_lists(), check)
+
+    def test_boxes_are_told_in_pixels(self, subject: Subject, grounder: Grounder) -> None:
+        """Not all lie in the first pixel, as shares of the image's sides would."""
+        items = _items()
+        found = self.ground(subject, grounder, items)
+        boxes = [
+            (region.box, item.image.size) for item, one in zip(items, found, strict=True) for region in one.regions
+        ]
+        count = in_first_pixel(boxes)
+        subject.require(not count, "ground", f"all {count} boxes lie in the first pixel of their images", RELATIVE)
+
+    @pytest.mark.parametrize("nonsense", NONSENSE)
+    def test_failures_of_the_model_are_no_regions(
+        self, subject: Subject, grounder: Grounder, nonsense: Nonsense
+    ) -> None:
+        """A model gives a Failure for an answer that it cannot read. Nothing stops by one."""
+        if not subject.needed:
+            pytest.skip("asks no model")
+        items = _items()
+        for item, one in zip(items, self.ground(subject, grounder, items, nonsense), strict=True):
+            _check(subject, item, one)
 
     def test_the_same_image_has_the_same_regions_whenever_and_with_whatever_it_comes(
         self, subject: Subject, grounder: Grounder
@@ -102,12 +125,19 @@ class GrounderConformance(AskingConformance):
         """By an error in words; the gate tells it before a run."""
         if not subject.needed:
             pytest.skip("asks no model")
-        item = Located(
-            Prompt("p0", "a red circle", phrases=("red circle",)),
-            Candidate("p0-0", "p0", 0, 0, "p0-0.png", 16, 16),
-            Image.new("RGB", (16, 16), "red"),
-        )
-        subject.refused("ground", grounder.ground, [item], ScriptedModel(can=frozenset()))
+        subject.refused("ground", grounder.ground, _items()[:1], ScriptedModel(can=frozenset()))
+
+
+def _items() -> list[Located]:
+    """Three candidates whose images show a bright square, and have phrases that are found."""
+    found = []
+    for index, colour in enumerate(("red", "green", "blue")):
+        prompt = Prompt(f"p{index}", f"a {colour} circle", phrases=(f"{colour} circle", "white square"))
+        image = Image.new("RGB", (24, 16), "black")
+        image.paste(colour, (8, 4, 20, 12))
+        name = f"{prompt.id}-0"
+        found.append(Located(prompt, Candidate(name, prompt.id, 0, index, f"{name}.png", *image.size), image))
+    return found
 
 
 def _check(subject: Subject, item: Located, found: Grounding) -> None:
@@ -119,6 +149,12 @@ def _check(subject: Subject, item: Located, found: Grounding) -> None:
         "leave `regions` empty where nothing could be grounded",
     )
     for region in found.regions:
+        subject.require(
+            isinstance(region, Region),
+            "ground",
+            f"gave {region!r:.200} as a region",
+            "count a Failure of the model in `dropped`, by its cause, and go on with its regions",
+        )
         subject.require(
             region.box.inside(width, height),
             "ground",

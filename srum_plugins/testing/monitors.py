@@ -43,6 +43,11 @@ class WatchedRun:
     image; two judges say different things."""
 
     seed = 7
+
+    def __init__(self) -> None:
+        self.handed: list[tuple[Tensor, Tensor]] = []
+        """Every latent that was given away, and a copy of it."""
+
     prompts: Sequence[Prompt] = tuple(
         Prompt(
             f"p{index}",
@@ -78,7 +83,9 @@ class WatchedRun:
         """See :meth:`Watched.latents`."""
         items = self.located([candidate for candidate, _ in self.candidates()])
         chosen = [items[index] for index in spread(len(items), count)]
-        return [item.prompt for item in chosen], list(ScriptedModel().encode([item.image for item in chosen]))
+        found = list(ScriptedModel().encode([item.image for item in chosen]))
+        self.handed += [(one, one.clone()) for one in found]
+        return [item.prompt for item in chosen], found
 
     def generate(self, model: ModelAdapter, prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[Generated]:
         """See :meth:`Watched.generate`."""
@@ -183,11 +190,13 @@ class MonitorConformance(AskingConformance):
     def test_the_model_and_the_metrics_are_left_as_they_are(self, subject: Subject) -> None:
         """Training is the same with a monitor and without."""
         monitor, model, rows = subject.make(Monitor), self._model(subject), self.rows(STEPS[0])
-        parameters = model.start_training(None, base=False)
+        parameters, run = model.start_training(None, base=True), WatchedRun()
+        _move(model, STEPS[0])
+        based = _base_losses(model)
         before = {name: one.detach().clone() for name, one in parameters.items()}
         kept = deepcopy(rows)
         with set_aside(WatchedRun.seed):
-            subject.call("before", monitor.before, WatchedRun(), model)
+            subject.call("before", monitor.before, run, model)
             subject.call("during", monitor.during, STEPS[0], rows, model)
             subject.call("after", monitor.after, model)
         for name, one in parameters.items():
@@ -198,6 +207,18 @@ class MonitorConformance(AskingConformance):
                 "look at the model, and leave its weights alone",
             )
         subject.require(rows == kept, "during", "changed the metrics that it was given", "work on a copy")
+        subject.require(
+            all(torch.equal(one, copy) for one, copy in run.handed),
+            "during",
+            "changed latents of the run, which is trained on them",
+            "use no operation in place",
+        )
+        subject.require(
+            torch.equal(_base_losses(model), based),
+            "during",
+            "changed what the base model predicts",
+            "start no training: look at the model as it is",
+        )
 
     @classmethod
     def _model(cls, subject: Subject) -> ScriptedModel:
@@ -217,6 +238,13 @@ class MonitorConformance(AskingConformance):
 
 
 _LATER = ("during", "after")
+
+
+def _base_losses(model: ScriptedModel) -> Tensor:
+    """The token losses (T,) that the base of a model has on an example."""
+    latents = [torch.linspace(-1, 1, 12).reshape(3, 2, 2)]
+    draws = model.draw(latents, torch.Generator().manual_seed(0))
+    return model.predict([Prompt("p0", "a red circle")], latents, draws, base=True).token_losses(latents)
 
 
 def _move(model: ScriptedModel, steps: int) -> None:

@@ -13,17 +13,19 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from srum_plugins.contracts import Draws, Example, Judged, Objective, Reward, TrainBatch
-from srum_plugins.errors import RewardError
+from srum_plugins.errors import RewardError, SrumError
 from srum_plugins.providers import Kind
 from srum_plugins.records import Candidate, Grounding, Judgement, Prompt, Score
 from srum_plugins.rewards.maps import MapRegion, RewardMap
 from srum_plugins.testing.linear_flow import LinearFlow
 from srum_plugins.testing.strategies import OVERLAPS, boxes
-from srum_plugins.testing.suite import Conformance, Subject
+from srum_plugins.testing.suite import Conformance, Subject, global_random
 from srum_plugins.training.dataset import part
 
 RELATIVE, ABSOLUTE = 1e-4, 1e-5
 """What sums of float32 in another order may differ by."""
+ALONG = 0.99
+"""The cosine from which two gradients have one direction."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,8 @@ def runs(draw: st.DrawFn, least: float = 0.0) -> Run:
 class ObjectiveConformance(Conformance):
     """The suite of objectives, on the predictions of :class:`srum_plugins.testing.linear_flow.LinearFlow`.
 
-    ``weighted`` says that the loss is a term that is proportional to the token weights, where none is negative, and
-    others that do not depend on them; the suite then checks it.
+    ``weighted`` says that the loss is a term that is proportional to the token weights, where none is negative, each
+    the factor of its own token's loss, and others that do not depend on them; the suite then checks it.
     """
 
     kind: ClassVar[Kind] = Kind.OBJECTIVE
@@ -121,17 +123,31 @@ class ObjectiveConformance(Conformance):
         """float32, finite; the metrics are detached numbers; the same at every call, and nothing it is given
         changes."""
 
+        steepest = 0.0
+
         def check(run: Run) -> None:
+            nonlocal steepest
             model = _model(objective)
             batch, draws = _step(model, self._chosen(subject, objective, run), run.seed)
             kept = deepcopy((batch.latents, batch.weights, draws.noise, draws.timestep))
-            loss, metrics = self._loss(subject, objective, model, batch, draws)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(run.seed + 1)
+                before = global_random()
+                loss, metrics = self._loss(subject, objective, model, batch, draws)
+                subject.require(
+                    before == global_random(),
+                    "loss",
+                    "moves global random numbers, of which a training is made again",
+                    "take all that is random from `draws`, and seed nothing",
+                )
             subject.require(
                 loss.requires_grad and all(bool(one.isfinite().all()) for one in _gradients(loss, model)),
                 "loss",
                 "has no gradient, or one that is not finite",
                 "build it on predict(...).token_losses, without detach(), item() or no_grad",
             )
+            ones = replace(batch, weights=tuple(torch.ones_like(one) for one in batch.weights))
+            steepest = max(steepest, float(self._slope(subject, objective, model, ones, draws).abs().max()))
             again, others = self._loss(subject, objective, model, batch, draws)
             subject.require(
                 torch.equal(again, loss) and all(torch.equal(others[name], one) for name, one in metrics.items()),
@@ -148,6 +164,12 @@ class ObjectiveConformance(Conformance):
             )
 
         self.for_all(runs(), check)
+        subject.require(
+            steepest > 0,
+            "loss",
+            "has a gradient of zero in every run, where all weights are 1",
+            "build it on predict(...).token_losses",
+        )
 
     def test_the_shares_of_a_step_add_up(self, subject: Subject, objective: Objective) -> None:
         """Loss, metrics and gradients of the parts of a step to those of the whole."""
@@ -185,18 +207,77 @@ class ObjectiveConformance(Conformance):
         subject.require(
             isinstance(objective.uses_base, bool), "uses_base", f"is {objective.uses_base!r}", "make it a bool"
         )
-        if objective.uses_base:
-            pytest.skip("uses the base: its weights are kept")
+        calls = 0
+
+        def check(run: Run) -> None:
+            nonlocal calls
+            model = _model(objective)
+            batch, draws = _step(model, self._chosen(subject, objective, run), run.seed)
+            self._loss(subject, objective, model, batch, draws)
+            calls += model.base_calls
+            subject.require(
+                objective.uses_base or calls == 0,
+                "loss",
+                "asked for predictions of the base, which nobody keeps",
+                "set uses_base = True",
+            )
+
+        self.for_all(runs(), check)
+        subject.require(
+            calls > 0 or not objective.uses_base,
+            "uses_base",
+            "is true, and no loss of any run asked for a prediction of the base",
+            "set uses_base = False: the weights of the base take memory",
+        )
+
+    def test_a_run_without_rewards_has_no_examples(self, subject: Subject, objective: Objective) -> None:
+        """An empty list, or a RewardError that says why there is none."""
+
+        def check(run: Run) -> None:
+            try:
+                found = objective.examples(run.items, [None] * len(run.items))
+            except SrumError:
+                return
+            except Exception as error:
+                subject.breach(
+                    "examples",
+                    f"raised {type(error).__name__} where no candidate has a reward: {error}",
+                    "raise a RewardError that says why there is none",
+                )
+            subject.require(
+                not found, "examples", f"made {len(found)} of candidates without a reward", "leave them out"
+            )
+
+        self.for_all(runs(), check)
+
+    def test_a_weight_is_the_factor_of_its_own_tokens_loss(self, subject: Subject, objective: Objective) -> None:
+        """The gradient that one weight brings is that of its token's loss: so a reward reaches its own tokens, and a
+        higher weight draws the model to them."""
+        if not self.weighted:
+            pytest.skip("says nothing of weights: set `weighted = True` if it should")
 
         def check(run: Run) -> None:
             model = _model(objective)
             batch, draws = _step(model, self._chosen(subject, objective, run), run.seed)
-            self._loss(subject, objective, model, batch, draws)
+            token = run.seed % len(batch.weights[0])
+            zeros = tuple(torch.zeros_like(one) for one in batch.weights)
+            none = self._slope(subject, objective, model, replace(batch, weights=zeros), draws)
+            tried = []
+            for role, empty in enumerate(zeros):
+                one = empty.clone()
+                one[token] = 1.0
+                alone = replace(batch, weights=(*zeros[:role], one, *zeros[role + 1 :]))
+                brought = self._slope(subject, objective, model, alone, draws) - none
+                if float(brought.abs().max()) > ABSOLUTE:
+                    own = _token_slopes(model, batch, draws, token)
+                    tried.append(max(float(torch.cosine_similarity(brought, slope, dim=0)) for slope in own))
             subject.require(
-                model.base_calls == 0,
+                bool(tried) and min(tried) > ALONG,
                 "loss",
-                "asked for predictions of the base, which nobody keeps",
-                "set uses_base = True",
+                f"the weight of token {token} of {len(zeros[0])} "
+                + ("does not move the loss of that token, or not its alone" if tried else "changes no gradient"),
+                "multiply each token's loss with its weight, batch.weights[role]; weights come in the order of a "
+                "prediction's tokens",
             )
 
         self.for_all(runs(), check)
@@ -223,6 +304,13 @@ class ObjectiveConformance(Conformance):
                 )
 
         self.for_all(runs(), check)
+
+    @classmethod
+    def _slope(
+        cls, subject: Subject, objective: Objective, model: LinearFlow, batch: TrainBatch, draws: Draws
+    ) -> Tensor:
+        """The gradient of the loss as one row of numbers."""
+        return _flat(_gradients(cls._loss(subject, objective, model, batch, draws)[0], model))
 
     @staticmethod
     def _chosen(subject: Subject, objective: Objective, run: Run) -> list[Example]:
@@ -277,6 +365,13 @@ def _check_examples(subject: Subject, run: Run, found: Sequence[Example]) -> Non
             "examples",
             f"named the candidate {absent[:1]}, which has no reward or does not exist",
             "name candidates by their id, of those with a reward",
+        )
+        strangers = [name for name in example.candidates if known[name].prompt_id != example.prompt.id]
+        subject.require(
+            not strangers,
+            "examples",
+            f"put the candidate {strangers[:1]} into an example of the prompt {example.prompt.id!r}, which is not its",
+            "let candidates train with their own prompt",
         )
         sizes = {(known[name].width, known[name].height) for name in example.candidates}
         sizes |= {(one.width, one.height) for one in example.maps}
@@ -337,6 +432,19 @@ def _gradients(loss: Tensor, model: LinearFlow) -> list[Tensor]:
     parameters = [model.gain, model.shift]
     found = torch.autograd.grad(loss, parameters, allow_unused=True, retain_graph=True)
     return [torch.zeros_like(own) if one is None else one for one, own in zip(found, parameters, strict=True)]
+
+
+def _flat(gradients: Sequence[Tensor]) -> Tensor:
+    return torch.cat([one.flatten() for one in gradients])
+
+
+def _token_slopes(model: LinearFlow, batch: TrainBatch, draws: Draws, token: int) -> list[Tensor]:
+    """The gradients of one token's loss, as a prediction from any role has it against the latents of any."""
+    found = []
+    for seen in batch.latents:
+        prediction = model.predict(batch.prompts, seen, draws)
+        found += [_flat(_gradients(prediction.token_losses(target)[token], model)) for target in batch.latents]
+    return found
 
 
 def _tensors(nested: object) -> list[Tensor]:

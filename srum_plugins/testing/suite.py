@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import random
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn, TypeVar
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import Phase, given, settings
 from hypothesis.strategies import SearchStrategy
 
@@ -18,7 +21,7 @@ from srum_plugins.errors import CapabilityError, SrumError
 from srum_plugins.host import PluginHost, Registered
 from srum_plugins.options import build_options
 from srum_plugins.providers import Kind
-from srum_plugins.records import from_json, to_json
+from srum_plugins.records import Box, from_json, to_json
 
 T = TypeVar("T")
 
@@ -138,6 +141,16 @@ class Conformance:
         host.register(cls.plugin, getattr(cls.plugin, "__name__", type(cls.plugin).__name__))
         return host
 
+    def test_its_identity_is_the_same_at_every_call(self, subject: Subject) -> None:
+        """``Provider.identity`` is part of what a run is recognised by: another one, and all is done again."""
+        found = [subject.call("identity", subject.registered.provider.identity, subject.options) for _ in range(2)]
+        subject.require(
+            isinstance(found[0], str) and found[0] == found[1],
+            "identity",
+            f"gives {found[0]!r:.80}, and then {found[1]!r:.80}",
+            "give a text that follows from the options and the files that they name, such as a hash of these",
+        )
+
     @pytest.fixture(scope="class")
     @classmethod
     def subject(cls, tmp_path_factory: pytest.TempPathFactory) -> Subject:
@@ -151,6 +164,26 @@ class Conformance:
         registered = host.get(cls.kind, cls.name)
         given = cls.configure(folder)
         return Subject(host, registered, build_options(registered.provider.options, given, cls.kind.value))
+
+
+def global_random() -> dict[str, object]:
+    """The states of the random numbers that a whole process shares, by whose they are."""
+    return {
+        "torch": torch.get_rng_state().tolist(),
+        "numpy": repr(np.random.get_state()),
+        "Python": random.getstate(),
+    }
+
+
+def in_first_pixel(located: Iterable[tuple[Box, tuple[int, int]]]) -> int:
+    """How many boxes lie in the pixel at the top left of their images, of these (width, height), if all do; else 0. So
+    do boxes that are told in shares of the image's sides. Images of a few pixels do not count."""
+    seen = [box for box, size in located if min(size) >= 4]
+    return len(seen) if all(box.inside(1, 1) for box in seen) else 0
+
+
+RELATIVE = "multiply corners that are shares of the image's sides by its width and height"
+"""The mend for such boxes."""
 
 
 def same_length(subject: Subject, method: str, what: str, given: Sequence[object], got: Sequence[object]) -> None:
