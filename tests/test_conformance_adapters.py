@@ -51,6 +51,7 @@ class TestShapes(AdapterConformance):
     name = "shapes"
     sampling = {"points": 3}
     parts = 4
+    trained = True
 
 
 class TestBagel(AdapterConformance):
