@@ -4,6 +4,7 @@ plugin stops none that does not use it."""
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -20,15 +21,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def exit_status(command: Callable[[], int | None]) -> int:
     """Run a command: 0 or what it returns, or 2 for an error that the user can mend, or 130 if interrupted, each told
-    in plain words on standard error."""
+    in plain words on standard error; 1 if nobody reads its output any more."""
     try:
-        return command() or 0
+        status = command() or 0
+        sys.stdout.flush()
+        return status
     except SrumError as error:
         _complain(str(error))
         return 2
     except KeyboardInterrupt:
         _complain("interrupted")
         return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains of it at its end
+        return 1  # as rich does, where it is the one that finds out
 
 
 def build_parser() -> argparse.ArgumentParser:

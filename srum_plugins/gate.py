@@ -216,9 +216,9 @@ def _fitting(kind: Kind, adapter: Registered, host: PluginHost) -> str:
     """What is said of the providers that are ready and work with this adapter, by their default options."""
     names = [name for name in host.names(kind) if _fits(host.get(kind, name).provider, adapter)]
     one = kind.value.removesuffix("s")
-    return (
-        f"; these {one}s work with it: {', '.join(names)}" if names else f"; no {one} that is installed works with it"
-    )
+    if not names:
+        return f"; no {one} that is installed works with it by its default options"
+    return f"; these {one}s work with it: {', '.join(names)}"
 
 
 def _fits(provider: Provider, adapter: Registered) -> bool:

@@ -418,11 +418,26 @@ def _check_provider(record: object, kind: Kind, where: str) -> None:
             f"{where}: only adapters have capabilities, sampling, presets, training, heads and weightless; others say "
             "what they need by needs"
         )
+    _check_factory(record, kind, where)
     _check_parts(record, kind, where)
     if not isinstance(record.modules, tuple) or not all(isinstance(one, str) and one for one in record.modules):
         raise ContractError(f"{where}: modules must be a tuple of import names, got {record.modules!r}")
     if record.modules and not record.extra:
         raise ContractError(f"{where}: modules need extra, the pip line that installs them")
+
+
+def _check_factory(record: Provider, kind: Kind, where: str) -> None:
+    adapter = kind is Kind.ADAPTER
+    given = ["options", *["device"] * adapter, *["attention"] * (adapter and record.heads is not None)]
+    try:
+        signature = inspect.signature(record.factory)
+    except ValueError:  # of something built in, which does not tell
+        return
+    try:
+        signature.bind(*given)
+    except TypeError as error:
+        called = f"factory({', '.join(given)})"
+        raise ContractError(f"{where}: its factory is called as {called}, and takes {signature}: {error}") from None
 
 
 def _check_parts(record: Provider, kind: Kind, where: str) -> None:

@@ -1,5 +1,9 @@
 import argparse
 import json
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -117,3 +121,23 @@ def test_other_errors_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli.plugins, "_plugins", broken)
     with pytest.raises(ZeroDivisionError):
         cli.main(["plugins"])
+
+
+@pytest.mark.parametrize("command", [["plugins", "--json"], ["plugins"]])
+def test_a_reader_that_leaves_early_is_no_traceback(site: Site, command: list[str]) -> None:
+    """As `srum plugins | head -1`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    module = [sys.executable, "-m", "srum_plugins", *command]
+    done = subprocess.run(module, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr and "BrokenPipe" not in done.stderr
+
+
+def test_a_row_is_a_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    assert cli.main(["plugins"]) == 0
+    rows = capsys.readouterr().out.partition("\n\n")[0].splitlines()
+    (good,) = [row for row in rows if " acme " in row]
+    assert re.fullmatch(r"grounder +acme +ready +acme-srum 1.0 +goodsrum.py:\d+ *", good)

@@ -156,7 +156,7 @@ def test_what_would_fit_in_its_place_is_told() -> None:
         check(adapter(Capability.CHOICE), others, ["ground", "judge"], host=host)
     grounder, judge = str(refused.value).splitlines()
     assert grounder.endswith("declares choice; these grounders work with it: acme, chooses, grid")
-    assert judge.endswith("declares choice; no judge that is installed works with it")
+    assert judge.endswith("declares choice; no judge that is installed works with it by its default options")
 
 
 @pytest.mark.parametrize("filtering", ["drop", "background"])

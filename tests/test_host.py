@@ -111,6 +111,10 @@ RECORDS = {
     "name type": ("Provider(3, 'A.', dict)", "a name is a small letter"),
     "summary": ("Provider('a', '', dict)", "summary must be one line"),
     "factory": ("Provider('a', 'A.', 3)", "factory must be callable"),
+    "factory's arguments": (
+        "Provider('a', 'A.', lambda: None)",
+        "called as factory(options), and takes (): too many positional arguments",
+    ),
     "needs": ("Provider('a', 'A.', dict, needs=frozenset())", "needs must be callable"),
     "check": ("Provider('a', 'A.', dict, check=True)", "check must be callable"),
     "identity": ("Provider('a', 'A.', dict, identity='sha')", "identity must be callable"),

@@ -92,7 +92,11 @@ def test_every_file_bears_the_name_and_nothing_is_left_of_the_template(tmp_path:
     assert f"{naming.package}/plugin.py" in found
     assert f'name = "{name}"' in found["tests/test_conformance.py"]
     (commands,) = re.findall(r"```sh\n(.*?)```", found["README.md"], re.DOTALL)
-    assert commands.startswith("pip install -e '.[test]'\npytest\nsrum run configs/demo.yaml ")
+    assert [shlex.split(line, comments=True)[:3] for line in commands.splitlines()] == [
+        ["pip", "install", "-e"],
+        ["python", "-m", "pytest"],
+        ["srum", "run", "configs/demo.yaml"],
+    ]
     assert f"{kind}={name}" in commands
 
 
@@ -127,15 +131,25 @@ def test_the_command_writes_lists_and_says_what_is_next(tmp_path: Path, capsys: 
     assert sorted(line for line in out.splitlines() if line.startswith(str(tmp_path))) == sorted(
         str(folder / path) for path in contents(folder)
     )
-    assert f"cd {folder}\n  pip install -e '.[test]'\n  pytest\n" in out
+    assert f"  pip install -e '{folder}[test]'\n  python -m pytest {folder}\n" in out
 
 
 def test_what_is_next_can_be_pasted_whatever_the_folder_is_called(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["new", "judge", "mine", "--out", str(tmp_path / "it's (my) own")]) == 0
-    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  cd ")]
-    assert shlex.split(line) == ["cd", str(tmp_path / "it's (my) own/srum-mine")]
+    pip, pytest_ = [shlex.split(line) for line in capsys.readouterr().out.splitlines() if line.startswith("  p")]
+    folder = str(tmp_path / "it's (my) own/srum-mine")
+    assert pip == ["pip", "install", "-e", f"{folder}[test]"]
+    assert pytest_ == ["python", "-m", "pytest", folder]
+
+
+def test_pip_is_told_a_folder_and_no_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["new", "judge", "mine"]) == 0
+    assert "pip install -e './srum-mine[test]'" in capsys.readouterr().out
 
 
 def test_nothing_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ import importlib
 import json
 import os
 import re
+import shlex
 import subprocess
 import sysconfig
 import venv
@@ -21,6 +22,7 @@ from srum_plugins.commands.new import KINDS
 from srum_plugins.config import load
 from srum_plugins.contracts import GenerationRequest
 from srum_plugins.host import PluginHost
+from srum_plugins.providers import Kind
 from srum_plugins.records import Prompt
 from srum_plugins.scaffold.package import TEMPLATES
 from srum_plugins.stages.pipeline import run
@@ -82,18 +84,24 @@ def test_it_draws_the_colours_that_are_named_and_sees_them(patches: ModuleType) 
     assert [[region.phrase for region in regions] for regions in found] == [["red"], ["red", "blue"], []]
 
 
-def test_the_demo_runs_with_it(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`srum run configs/demo.yaml adapter=patches`, with few prompts and steps."""
-    folder = new_package(site.folder, "adapter", "patches")
+@pytest.mark.parametrize("kind", ["adapter", *(pytest.param(kind, marks=pytest.mark.slow) for kind in [*KINDS][1:])])
+def test_the_demo_runs_with_it_as_its_readme_says(site: Site, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """With few prompts and steps."""
+    folder = new_package(site.folder, kind, f"own-{kind}")
     monkeypatch.syspath_prepend(str(folder))
-    few = ["prompts.count=16", "benchmark={prompts_per_split: 4, questions: 8}", "train={steps: 6, batch: 8, lr: 0.05}"]
-    host = PluginHost.load()
+    (line,) = re.findall(r"^srum run (.*)$", (folder / "README.md").read_text(), re.MULTILINE)
+    path, *overrides = shlex.split(line, comments=True)
+    few = ["prompts.count=16", "train.steps=6", "train.batch=8"]
+    if kind != "benchmark":
+        few += ["benchmark.prompts_per_split=4", "benchmark.questions=8"]
     where = [f"run.directory={site.folder / 'run'}", "tracking.enabled=false", "run.max_failed=0"]
-    config = load(ROOT / "configs/demo.yaml", ["adapter=patches", *few, *where], host)
+    host = PluginHost.load()
+    config = load(ROOT / path, [*overrides, *few, *where], host)
+    assert config.providers[Kind(kind)].name == f"own-{kind}"
     demo = run(config, host, say=lambda line: None)
     assert set(demo["seconds"]) == {"generate", "ground", "judge", "reward", "train", "evaluate"}
-    assert demo["in_domain"]["prompts"] == demo["out_of_domain"]["prompts"] == 4
-    assert demo["in_domain"]["failed"] == {"before": 0, "after": 0}
+    assert demo["in_domain"]["prompts"] == demo["out_of_domain"]["prompts"] > 0
+    assert demo["in_domain"]["failed"] == demo["out_of_domain"]["failed"] == {"before": 0, "after": 0}
     assert demo["understanding"]["identical"] is True
 
 

@@ -2,7 +2,8 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from srum_plugins.attention.sdpa import SDPA
 from srum_plugins.contracts import ModelAdapter, Reward
 from srum_plugins.errors import CapabilityError, ConfigError, ContractError, PluginError, StageError
 from srum_plugins.hookspecs import RunInfo
+from srum_plugins.host import PluginHost
 from srum_plugins.providers import Provider
 from srum_plugins.records import Score
 from srum_plugins.rewards.maps import RewardMap
@@ -387,6 +389,40 @@ def test_broken_contracts_are_named(tmp_path: Path, override: str, words: str) -
     assert listener.of("run_failed") == [(ContractError,)]
 
 
+def host_with_adapter(factory: Callable[..., Any]) -> PluginHost:
+    """With the adapter ``rogue``, which says of itself what the toy says."""
+
+    class Plugin:
+        @hookimpl
+        def srum_model_adapters(self) -> list[Provider]:
+            return [dataclasses.replace(toy_backend.srum_model_adapters()[0], name="rogue", factory=factory)]
+
+    host = toy_host()
+    host.register(Plugin(), "rogue")
+    return host
+
+
+@pytest.mark.parametrize(
+    ("method", "gives", "words"),
+    [
+        ("generate", lambda found: [one.image for one in found], "generate gave a Image, expected Generated(image)"),
+        ("encode", list, "encode gave list, expected a tensor (B, C, H, W)"),
+        ("encode", lambda found: found[0], "encode gave (3, 4, 4), expected a tensor (B, C, H, W)"),
+        ("start_training", lambda found: [*found.values()], "start_training gave a list, expected parameters by name"),
+        ("start_training", lambda found: {}, "adapter 'rogue' of (in process) names no trainable parameter"),
+    ],
+)
+def test_an_adapter_that_gives_something_else_is_told(
+    tmp_path: Path, method: str, gives: Callable[[Any], Any], words: str
+) -> None:
+    def other(self: Any, *arguments: Any, **settings: Any) -> Any:
+        return gives(getattr(toy_backend.ToyAdapter, method)(self, *arguments, **settings))
+
+    rogue = type("Rogue", (toy_backend.ToyAdapter,), {method: other})
+    with pytest.raises(ContractError, match=re.escape(words)):
+        toy_run(tmp_path, "adapter=rogue", host=host_with_adapter(rogue))
+
+
 def test_before_and_after_must_be_the_same_prompts() -> None:
     one = [Measured("a", "x", "", 1, {"full": 1.0})]
     with pytest.raises(ContractError, match="same prompts and seeds"):
@@ -415,18 +451,11 @@ def test_before_and_after_draw_the_same_from_the_global_state(tmp_path: Path) ->
             draws.append(float(torch.rand(())))
             return super().understanding_digest()
 
-    class Plugin:
-        @hookimpl
-        def srum_model_adapters(self) -> list[Provider]:
-            toy = toy_backend.srum_model_adapters()[0]
-            return [dataclasses.replace(toy, name="careless", factory=Careless)]
-
-    host = toy_host()
-    host.register(Plugin(), "careless")
+    host = host_with_adapter(Careless)
     for stage in NAMES[:-1]:
-        toy_run(tmp_path, "adapter=careless", only=stage, host=host)
+        toy_run(tmp_path, "adapter=rogue", only=stage, host=host)
     draws.clear()
-    toy_run(tmp_path, "adapter=careless", only="evaluate", host=host)
+    toy_run(tmp_path, "adapter=rogue", only="evaluate", host=host)
     half = len(draws) // 2
     assert half == 4  # three chunks and the questions
     assert draws[:half] == draws[half:]

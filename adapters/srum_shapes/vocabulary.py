@@ -62,7 +62,8 @@ def encode(text: str) -> list[int]:
     except KeyError as error:
         word = str(error.args[0])
         raise ContractError(
-            f"the drawn world has no word {word!r} (in {text!r}).{did_you_mean(word, _PLAIN)}"
+            f"the adapter 'shapes' has no word {word!r} (in {text!r}): reword the prompt, or the question that a judge "
+            f"asks in, such as judge.global_template='is there {{text}} ?'.{did_you_mean(word, _PLAIN)}"
         ) from None
 
 

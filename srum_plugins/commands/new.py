@@ -43,7 +43,11 @@ def _new(args: argparse.Namespace) -> None:
     check_free(kind, naming, PluginHost.load())
     for file in write(kind, naming, args.out):
         print(file)
+    folder = args.out / naming.distribution
+    place = str(folder) if folder.is_absolute() else f"./{folder}"  # else pip takes it for a name
     print(
-        f"\nnext:\n  cd {shlex.quote(str(args.out / naming.distribution))}\n  pip install -e '.[test]'\n  pytest\n"
+        f"\nnext, in the environment of srum-plugins:\n"
+        f"  pip install -e {shlex.quote(f'{place}[test]')}\n"
+        f"  python -m pytest {shlex.quote(place)}\n"
         f"then put your own in its place; README.md says where, and how to run it"
     )

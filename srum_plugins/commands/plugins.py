@@ -35,15 +35,21 @@ def _print_table(rows: list[dict[str, str]]) -> None:
     from rich.text import Text
 
     colour = {"ready": "green", "missing-extra": "yellow", "blocked": "yellow", "failed": "red"}
+    lines = [
+        [row["kind"], row["name"], row["status"], f"{row['distribution']} {row['version']}", _short(row["file"])]
+        for row in rows
+    ]
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("kind", "name", "distribution", "file"):
-        table.add_column(column, overflow="fold")
-    table.add_column("status", no_wrap=True)
-    for row in rows:
-        cells = (row["kind"], row["name"], f"{row['distribution']} {row['version']}", _short(row["file"]))
+    for index, column in enumerate(("kind", "name", "status", "distribution", "file")):
+        widest = max(len(line[index]) for line in [[column] * 5, *lines])
+        # A row a line: where there is no room the file is cut, which --json has as a whole.
+        table.add_column(column, no_wrap=True, min_width=widest if column != "file" else None)
+    for line in lines:
         # Text, because rich would read "[extra]" in a plain string as markup
-        table.add_row(*(Text(cell) for cell in cells), Text(row["status"], colour[row["status"]]))
+        table.add_row(*(Text(cell, colour.get(cell, "")) for cell in line))
     console = Console(highlight=False)
+    if not console.is_terminal:  # grep is to find whole rows
+        console.width = max(console.width, 1000)
     console.print(table)
     for row in rows:
         told = [row["cause"], f"warning: {row['warning']}" if row["warning"] else ""]

@@ -91,6 +91,11 @@ def generate_checked(model: ModelAdapter, requests: Sequence[GenerationRequest],
     results = model.generate(requests, sampling)
     if len(results) != len(requests):
         raise ContractError(f"{type(model).__name__} returned {len(results)} images for {len(requests)} requests")
+    for result in results:
+        if not isinstance(result, Generated):
+            raise ContractError(
+                f"{type(model).__name__}.generate gave a {type(result).__name__}, expected Generated(image)"
+            )
     for request, image in zip(requests, (result.image for result in results), strict=True):
         size = (request.width or image.width, request.height or image.height)
         if image.mode != "RGB" or image.size != size:

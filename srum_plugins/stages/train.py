@@ -180,8 +180,11 @@ def _trainer(session: Session, data: Dataset) -> Trainer:
     # What is trained beside the weights begins at random: alike in all processes, and in a run that is started again.
     seed_torch(stable_seed(session.config.run.seed, "start of training"))
     parameters = model.start_training(session.config.training, base=objective.uses_base)
+    who = session.choice(Kind.ADAPTER).source
+    if not isinstance(parameters, Mapping):
+        raise ContractError(f"{who}: start_training gave a {type(parameters).__name__}, expected parameters by name")
     if not parameters:
-        raise ContractError(f"adapter {session.choice(Kind.ADAPTER).name!r} names no trainable parameter")
+        raise ContractError(f"{who} names no trainable parameter")
     engine, parameters = parallel.start(objective, model, parameters, settings.sharding, session.device, world)
     state = TrainingState.start(settings, parameters)
     return Trainer(settings, session.config.run.seed, model, state, data, engine, world)

@@ -72,7 +72,11 @@ class Dataset:
                 return files.tensor(latents)
             # For encoders that sample: the same latents in whatever order and by whatever process.
             seed_torch(stable_seed(session.config.run.seed, "encode", name))
-            return model.encode([files.image(records[name].image, sizes[name])])[0]
+            encoded = model.encode([files.image(records[name].image, sizes[name])])
+            if not isinstance(encoded, Tensor) or encoded.ndim != 4:
+                shown = tuple(encoded.shape) if isinstance(encoded, Tensor) else type(encoded).__name__
+                raise ContractError(f"{type(model).__name__}.encode gave {shown}, expected a tensor (B, C, H, W)")
+            return encoded[0]
 
         return cls(
             examples=examples,

@@ -12,7 +12,7 @@ from srum_plugins.records import Prompt
 from srum_example_name.plugin import Options
 
 COLOURS = {"red": (220, 40, 40), "green": (40, 175, 60), "blue": (35, 85, 225), "yellow": (245, 205, 35)}
-SHAPES = {"in_domain": ("circle", "square"), "out_of_domain": ("star", "heart")}
+SHAPES = {"in_domain": ("circle", "square"), "out_of_domain": ("triangle", "cross")}
 """By split. Which of them the training prompts lack is for you to know."""
 LEVELS = 80
 """A pixel has a colour if it is no farther from it than this, over its three channels of 255 levels."""

@@ -13,7 +13,7 @@ from srum_plugins.providers import Provider
 class Options:
     """``template`` is the question about an image; ``{text}`` becomes the prompt. It is answered by yes or no."""
 
-    template: str = "Does the image show: {text}?"
+    template: str = "Is there {text}?"
 
     def __post_init__(self) -> None:
         if "{text}" not in self.template:
