@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -42,9 +41,6 @@ class Subject:
     def make(self, contract: type, *extra: Any) -> Any:
         """What the provider's factory makes of the options; fails if it is not of the contract's class."""
         factory = self.registered.provider.factory
-        if wrong := _uncallable(factory, self.options, *extra):
-            takes = "(options, device), or with heads (options, device, attention)" if extra else "(options)"
-            self.breach("factory", wrong, f"let the factory take {takes}", once="arguments")
         try:
             made = factory(self.options, *extra)
         except Exception as error:
@@ -80,22 +76,22 @@ class Subject:
             if error is not None
             else (place_of(method, (*self.classes, provider), own) or registered.file, [])
         )
-        pytest.fail(
+        raise pytest.fail.Exception(
             f"the {registered.kind.value} {provider.name!r} of {registered.origin}, {method}: {wrong}.\n"
             f"  mend: {mend}\n  at: {at}" + "".join(f"\n    {line}" for line in lines),
             pytrace=False,
-        )
+        ) from None  # what was raised is shown by its lines
 
     def raised(self, method: str, error: Exception, given: Sequence[object], *, once: bool = False) -> NoReturn:
         """:meth:`breach`, for an exception that a ``method`` raised for what it was ``given``; ``once`` for each place
         that raises."""
         at, _ = entries(error, packages(*self.classes, self.registered.provider.factory))
-        inputs = f"\n    it was given: {'; '.join(map(shown, given))}" if given else ""
         said = str(error).strip().removesuffix(".")
+        mends = {"factory": "make what the options ask for, or refuse them by a SrumError that says what they lack"}
         self.breach(
             method,
-            f"raised {type(error).__name__}: {said} ({at}){inputs}",
-            "let it answer for every input of its contract",
+            f"raised {type(error).__name__}: {said}; it was given {'; '.join(map(shown, given)) or 'nothing'}",
+            mends.get(method, "let it answer for every input of its contract"),
             error=error,
             once=f"{type(error).__name__} at {at}" if once else None,
         )
@@ -209,19 +205,8 @@ class Conformance:
             registered = host.get(cls.kind, cls.name)
             options: Any = build_options(registered.provider.options, cls.configure(folder), cls.kind.value)
         except SrumError as error:
-            pytest.fail(str(error), pytrace=False)
+            raise pytest.fail.Exception(str(error), pytrace=False) from None
         return Subject(host, registered, options)
-
-
-def _uncallable(factory: Callable[..., object], *given: object) -> str:
-    """Why a factory cannot be called with these arguments; empty if it can, or if nobody knows."""
-    try:
-        inspect.signature(factory).bind(*given)
-    except TypeError as error:
-        return f"does not take the {len(given)} arguments that it is given: {error}"
-    except ValueError:  # written in C
-        pass
-    return ""
 
 
 def global_random() -> dict[str, object]:
