@@ -96,6 +96,11 @@ class Suite(AdapterConformance):
 class TestHealthy(Suite):
     name = "toy"
     plugin = toy_backend
+
+
+class TestAbsent(Suite):
+    name = "nobody"
+    plugin = toy_backend
 """
 CASE = """
 
@@ -225,6 +230,12 @@ def test_what_every_check_would_meet_is_told_once(checking: Recorder, module: st
     told = checking.failed[f"Test_{module}"]
     assert len(told) == 1, list(told)
     assert checking.ran["TestHealthy"] == checking.ran[f"Test_{module}"] + checking.stopped[f"Test_{module}"]
+
+
+def test_a_provider_that_is_not_there_is_told_once(checking: Recorder) -> None:
+    (told,) = checking.failed["TestAbsent"].values()
+    assert told.startswith("there is no adapter named 'nobody'. Known: toy")
+    assert checking.ran["TestAbsent"] == 0
 
 
 @pytest.mark.parametrize("module", sorted(CHECKED.keys() - {"false_dtype", "false_promise"}))

@@ -257,8 +257,8 @@ class FlowChecks(AdapterSuite):
             "predict",
             f"on images that the model drew the loss is {own:.3g}, and that of the opposite velocity {opposite:.3g}: "
             "the sign is wrong, or the weights are not trained",
-            "predict v = noise - x0, which points from the image to the noise: where generate follows it from timestep "
-            "1 to 0, it adds v times the (negative) difference of timesteps",
+            "predict v = noise - x0, which points from the image to the noise: generate, which goes from timestep 1 to "
+            "0, adds it times a negative difference. While weights are random, leave out trained = True",
         )
 
     def test_the_distance_is_that_of_the_velocities(self, adapter: AdapterSubject) -> None:
