@@ -40,7 +40,7 @@ from srum_plugins.providers import Kind, Provider
 from srum_plugins.records import Box, Mask, Prompt, Region
 from srum_plugins.testing.adapter_suite import AdapterSubject
 from srum_plugins.testing.adapters import AdapterConformance
-from srum_plugins.testing.places import shown
+from srum_plugins.testing.places import packages, shown
 from srum_plugins.testing.scripted import ScriptedModel
 
 
@@ -378,6 +378,10 @@ def test_a_breach_shows_where_its_method_stands(tmp_path: Path, factory: type[To
     own = f"{__file__}:{inspect.getsourcelines(ListsLatents.encode)[1]}"
     hook = adapter.registered.file  # of a method that the plugin does not write
     assert text.endswith(f"\n  at: {own if factory is ListsLatents else hook}")
+
+
+def test_what_a_plugin_takes_over_from_us_is_none_of_its_own() -> None:
+    assert packages(ToyAdapter, FlowPrediction) == {"toy_backend"}
 
 
 def test_it_is_told_what_was_given_without_its_contents() -> None:

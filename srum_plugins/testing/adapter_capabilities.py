@@ -1,4 +1,4 @@
-"""Checks of what an adapter declares: it has all of that, and refuses all else; and of what its factory makes."""
+"""Checks of what an adapter declares: it has all of that, and refuses all else."""
 
 from __future__ import annotations
 
@@ -13,19 +13,12 @@ from srum_plugins.contracts import Capability, Draws
 from srum_plugins.errors import CapabilityError
 from srum_plugins.memory.estimate import estimate
 from srum_plugins.memory.workload import UNDERSTANDING, Asking, Drawing, Workload
-from srum_plugins.stages.monitoring import set_aside
-from srum_plugins.testing.adapter_generation import unlike
-from srum_plugins.testing.adapter_suite import CHOICES, AdapterSubject, AdapterSuite, near
-from srum_plugins.testing.adapter_training import SAME, lesson
-from srum_plugins.testing.adapter_understanding import LOGS
+from srum_plugins.testing.adapter_suite import CHOICES, AdapterSubject, AdapterSuite
 from srum_plugins.testing.checked_model import METHODS
-
-AGAIN = 20251014
-"""The seed of the global random numbers with which a model is made again: none that others set."""
 
 
 class CapabilityChecks(AdapterSuite):
-    """The provider's ``capabilities``, ``factory`` and ``weightless``."""
+    """The provider's ``capabilities``, and ``weightless``."""
 
     def test_it_has_the_methods_of_what_it_declares(self, adapter: AdapterSubject) -> None:
         """Each is overridden."""
@@ -77,31 +70,6 @@ class CapabilityChecks(AdapterSuite):
             "understanding_digest": model.understanding_digest,
             "shard": lambda: model.shard(lambda module: None),
         }
-
-    def test_its_factory_makes_the_same_model_again(self, adapter: AdapterSubject) -> None:
-        """Whatever the global random numbers are: each stage of a run loads the model anew, in a process of its own."""
-        with set_aside(AGAIN):
-            again = adapter.fresh()
-        wrong = ""
-        for one, other in zip(adapter.drawn_by(adapter.model), adapter.drawn_by(again), strict=True):
-            if how := unlike(one, other):
-                wrong = f"draws other images: {how}"
-        if adapter.can(Capability.ANSWER) and adapter.model.answer(adapter.asked()) != again.answer(adapter.asked()):
-            wrong = wrong or "answers otherwise"
-        rows = zip(adapter.understood_by(adapter.model), adapter.understood_by(again), strict=True)
-        if any(abs(a - b) > LOGS for one, other in rows for a, b in zip(one, other, strict=True)):
-            wrong = wrong or "gives choices other log-probabilities"
-        if adapter.can(Capability.TRAIN):
-            given = lesson(adapter)
-            if not near(given.losses(adapter.model), given.losses(again), SAME):
-                wrong = wrong or "predicts otherwise"
-        adapter.require(
-            not wrong,
-            "factory",
-            f"makes a second model of the same options that {wrong}",
-            "load all weights from files, and draw those that are new in a fixed order from a seed of their own: with "
-            "torch.random.fork_rng(): torch.manual_seed(0)",
-        )
 
     def test_its_memory_can_be_estimated(self, adapter: AdapterSubject) -> None:
         """``srum doctor --memory`` lets the model without weights work: here it draws and is asked."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from srum_plugins.testing.adapter_capabilities import CapabilityChecks
+from srum_plugins.testing.adapter_factory import FactoryChecks
 from srum_plugins.testing.adapter_generation import GenerationChecks
 from srum_plugins.testing.adapter_latents import LatentChecks
 from srum_plugins.testing.adapter_predictions import FlowChecks, PredictionChecks
@@ -15,6 +16,7 @@ __all__ = ["AdapterConformance"]
 # pytest runs the tests of the last base first: what others build on comes before them.
 class AdapterConformance(
     TrainingChecks,
+    FactoryChecks,
     FlowChecks,
     PredictionChecks,
     LatentChecks,

@@ -13,7 +13,9 @@ from torch import Tensor
 
 from srum_plugins.contracts import GenerationRequest, Question
 
-CORE, SUITES = "srum_plugins", "srum_plugins.testing"
+CORE = ("srum_plugins.contracts", "srum_plugins.flow")
+"""Modules whose classes plugins take over: what stands there is none of a plugin's own."""
+SUITES = "srum_plugins.testing."
 PREDICTED = ("token_losses", "token_distance", "velocities")
 """Methods of what ``predict`` gives, whose class may be one of ours: then ``predict`` is where to look."""
 LAST = 8
@@ -23,7 +25,7 @@ LAST = 8
 def packages(*things: object) -> frozenset[str]:
     """The outermost packages in which these classes and functions were written."""
     modules = [getattr(inspect.unwrap(one) if callable(one) else one, "__module__", None) for one in things]
-    return frozenset(module.partition(".")[0] for module in modules if isinstance(module, str))
+    return frozenset(one.partition(".")[0] for one in modules if isinstance(one, str) and one not in CORE)
 
 
 def place_of(method: str, owners: Iterable[object], own: frozenset[str]) -> str | None:
@@ -34,7 +36,7 @@ def place_of(method: str, owners: Iterable[object], own: frozenset[str]) -> str 
         for owner in owners:
             written = inspect.unwrap(getattr(owner, name)) if callable(getattr(owner, name, None)) else None
             module = getattr(written, "__module__", None) or ""
-            if written is None or not _is_own(module, own) or module in (f"{CORE}.contracts", f"{CORE}.flow"):
+            if written is None or not _is_own(module, own) or module in CORE:
                 continue
             try:
                 return f"{inspect.getsourcefile(written)}:{inspect.getsourcelines(written)[1]}"
@@ -57,7 +59,7 @@ def entries(error: BaseException, own: frozenset[str]) -> tuple[str, list[str]]:
 
 
 def _is_own(module: str, own: frozenset[str]) -> bool:
-    return module.partition(".")[0] in own and not f"{module}.".startswith(f"{SUITES}.")
+    return module.partition(".")[0] in own and not f"{module}.".startswith(SUITES)
 
 
 def shown(value: Any) -> str:

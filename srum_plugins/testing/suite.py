@@ -87,7 +87,10 @@ class Subject:
         that raises."""
         at, _ = entries(error, packages(*self.classes, self.registered.provider.factory))
         said = str(error).strip().removesuffix(".")
-        mends = {"factory": "make what the options ask for, or refuse them by a SrumError that says what they lack"}
+        mends = {
+            "factory": "make what the options ask for, or refuse them by a SrumError that says what they lack",
+            "load_trained": "load what save wrote, and let save write all that is loaded",
+        }
         self.breach(
             method,
             f"raised {type(error).__name__}: {said}; it was given {'; '.join(map(shown, given)) or 'nothing'}",
