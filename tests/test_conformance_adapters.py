@@ -211,6 +211,12 @@ class NeverTruncated(Reader):
         return [replace(one, truncated=False) for one in super().answer(questions, decoding)]
 
 
+class Unseeded(ToyAdapter):
+    def __init__(self, options: toy_backend.AdapterOptions, device: str) -> None:
+        super().__init__(options, device)
+        torch.nn.init.normal_(self.model.gain)
+
+
 S = AdapterConformance
 SEED = S.test_the_same_request_gives_the_same_image_and_another_seed_another
 BOXES = partial(S.test_boxes_lie_inside_their_images, method=Capability.LOCATE)
@@ -219,6 +225,11 @@ BOXES = partial(S.test_boxes_lie_inside_their_images, method=Capability.LOCATE)
 @pytest.mark.parametrize(
     ("provider", "test", "words"),
     [
+        (
+            replace(TOY, factory=Unseeded),
+            S.test_its_factory_makes_the_same_model_again,
+            "factory: makes a second model of the same options that predicts otherwise",
+        ),
         (replace(TOY, factory=ShortSeeds), SEED, "generate: the seeds 1 and 1048577 gave the same image"),
         (replace(TOY, factory=SmallSeeds), SEED, "generate: raised ValueError: Seed must be between"),
         (replace(TOY, factory=SeedsNumpy), S.test_images_come_from_their_seeds_alone, "moves numpy's global random"),

@@ -1,6 +1,7 @@
-"""Draws a new layer at every load, from whatever random numbers there are."""
+"""Draws a new layer at every load, each time with another seed."""
 
 from dataclasses import replace
+from itertools import count
 
 import torch
 from toy_backend import AdapterOptions, ToyAdapter
@@ -9,11 +10,13 @@ from broken_plugins import TOY
 from srum_plugins import hookimpl
 from srum_plugins.providers import Provider
 
+SEEDS = count()
+
 
 class NewWeights(ToyAdapter):
     def __init__(self, options: AdapterOptions, device: str) -> None:
         super().__init__(options, device)
-        torch.nn.init.normal_(self.model.palette)
+        torch.nn.init.normal_(self.model.palette, generator=torch.Generator().manual_seed(next(SEEDS)))
 
 
 @hookimpl
