@@ -19,7 +19,7 @@ def add_config(parser: argparse.ArgumentParser, *, needed: bool = True) -> None:
 
 
 def add_overrides(parser: argparse.ArgumentParser) -> None:
-    """Add any number of KEY=VALUE, which stand last."""
+    """Add any number of KEY=VALUE, which may stand anywhere (:func:`srum_plugins.cli.parse`)."""
     parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="settings that replace those of the file")
 
 
