@@ -154,12 +154,12 @@ class Page:
     def srum(self, arguments: list[str]) -> None:
         """Parse the arguments, load the config with its overrides, and let the gate look at it."""
         try:
-            args = parse(arguments)
+            args = parse([str(STAND_INS.get(word, word)) for word in arguments])
         except SystemExit:
             raise AssertionError(f"srum {shlex.join(arguments)} is no command") from None
         if getattr(args, "config", None) is None:
             return
-        path = STAND_INS.get(str(args.config), ROOT / args.config)
+        path = ROOT / args.config
         for overrides in self.overrides(arguments[0], args, path):
             passes(path, overrides, self.host(), arguments[0])
 
