@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from srum_plugins import cli
 from srum_plugins.cli import parse
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = Path(cli.__file__).parent / "configs"
 
 
 def test_a_config_is_a_file_or_the_name_of_one_that_is_brought(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

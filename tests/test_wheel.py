@@ -199,6 +199,7 @@ def test_without_extras_the_whole_loop_runs_outside_of_the_repository(make: Make
     assert ("adapter", "bagel") in waiting(rows)
     resolved = yaml.safe_load(alone.out("srum", "config", "small.yaml", cwd=tmp_path))
     assert resolved["train"]["steps"] == 2
+    assert "paired" in alone.out("srum", "ablate", "demo", "--list", cwd=tmp_path)
     alone.out("srum", "run", "small.yaml", cwd=tmp_path)
     summary = json.loads((tmp_path / "run/summary.json").read_text())
     assert summary["understanding"]["identical"] is True

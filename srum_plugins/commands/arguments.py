@@ -30,10 +30,8 @@ def _config(word: str) -> Path:
 
 
 def _brought() -> dict[str, Path]:
-    """The configs of this package by name: beside it in a checkout, in it where it was installed from a wheel."""
-    package = Path(__file__).parents[1]
-    places = (package / "configs", package.parent / "configs")
-    return {file.stem: file for folder in [*filter(Path.is_dir, places)][:1] for file in folder.glob("*.yaml")}
+    """The configs of this package by name; in a checkout its folder is a link to that at the top."""
+    return {file.stem: file for file in (Path(__file__).parents[1] / "configs").glob("*.yaml")}
 
 
 def add_overrides(parser: argparse.ArgumentParser) -> None:
