@@ -31,6 +31,7 @@ LOADING = {
     "unmarked_hook": "toy",
     "duplicate_name": "toy",
     "missing_extra": "fancy",
+    "no_device": "no-device",
 }
 """Caught by the host, where the plugin is asked for."""
 CHECKED = {
@@ -63,6 +64,17 @@ CHECKED = {
     "touched_by_loading": "predicts_the_same_after_loading",
     "short_loading": "without one of their tensors",
     "false_promise": "methods_of_what_it_declares",
+    "failing_factory": "methods_of_what_it_declares",
+    "bare_images": "refuses_what_it_does_not_declare",
+    "bare_velocities": "same_model_again",
+    "listed_parameters": "moves_what_it_returns",
+    "listed_latents": "same_model_again",
+    "half_latents": "same_model_again",
+    "tensor_choices": "same_model_again",
+    "one_size": "losses_are_one_float32",
+    "new_weights": "same_model_again",
+    "shared_base": "leaves_the_base",
+    "negated": "right_about_its_own_images",
 }
 """Caught by a check of the conformance suite, of which a part of the name is given."""
 
@@ -78,10 +90,16 @@ from srum_plugins.testing.adapters import AdapterConformance
 class Suite(AdapterConformance):
     sizes = ((8, 12), (16, 8))
     parts = 4
+    trained = True
 
 
 class TestHealthy(Suite):
     name = "toy"
+    plugin = toy_backend
+
+
+class TestAbsent(Suite):
+    name = "nobody"
     plugin = toy_backend
 """
 CASE = """
@@ -148,11 +166,13 @@ class Recorder:
 
     def __init__(self) -> None:
         self.ran: Counter[str] = Counter()
+        self.stopped: Counter[str] = Counter()  # before they ran
         self.failed: dict[str, dict[str, str]] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         _, case, name = report.nodeid.split("::")
         self.ran[case] += report.when == "call"
+        self.stopped[case] += report.when == "setup" and not report.passed
         if report.failed:
             self.failed.setdefault(case, {})[name] = str(report.longrepr)
 
@@ -188,9 +208,41 @@ def test_the_suite_names_plugin_method_and_mend(checking: Recorder, module: str)
     source = import_module(f"broken_plugins.{module}")
     assert text.startswith(f"the adapter {name!r} of (in process) (plugin 'broken_plugins.{module}'), "), text
     method = text.partition("'), ")[2].partition(":")[0]
-    assert hasattr(ModelAdapter, method) or hasattr(Prediction, method) or method == "trained_dtype"
+    assert hasattr(ModelAdapter, method) or hasattr(Prediction, method) or method in ("trained_dtype", "factory")
     assert "\n  mend: " in text
     assert source.__doc__
+
+
+ONCE = (
+    "failing_factory",
+    "bare_images",
+    "bare_velocities",
+    "listed_parameters",
+    "listed_latents",
+    "half_latents",
+    "tensor_choices",
+    "one_size",
+)
+
+
+@pytest.mark.parametrize("module", ONCE)
+def test_what_every_check_would_meet_is_told_once(checking: Recorder, module: str) -> None:
+    told = checking.failed[f"Test_{module}"]
+    assert len(told) == 1, list(told)
+    assert checking.ran["TestHealthy"] == checking.ran[f"Test_{module}"] + checking.stopped[f"Test_{module}"]
+
+
+def test_a_provider_that_is_not_there_is_told_once(checking: Recorder) -> None:
+    (told,) = checking.failed["TestAbsent"].values()
+    assert told.startswith("there is no adapter named 'nobody'. Known: toy")
+    assert checking.ran["TestAbsent"] == 0
+
+
+@pytest.mark.parametrize("module", sorted(CHECKED.keys() - {"false_dtype", "false_promise"}))
+def test_the_place_is_the_plugins_own(checking: Recorder, module: str) -> None:
+    (text,) = [text for test, text in checking.failed[f"Test_{module}"].items() if CHECKED[module] in test][:1]
+    at = re.search(r"\n  at: (.*):(\d+)", text)
+    assert at and at[1].endswith((f"broken_plugins/{module}.py", "toy_backend.py")), text
 
 
 # --- the table in the docs --------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@ plugins are in broken_plugins, and here is what is told of smaller breaches."""
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -34,9 +35,12 @@ from srum_plugins.contracts import (
     Question,
 )
 from srum_plugins.flow import FlowPrediction
-from srum_plugins.providers import Provider
+from srum_plugins.host import PluginHost
+from srum_plugins.providers import Kind, Provider
 from srum_plugins.records import Box, Mask, Prompt, Region
+from srum_plugins.testing.adapter_suite import AdapterSubject
 from srum_plugins.testing.adapters import AdapterConformance
+from srum_plugins.testing.places import shown
 from srum_plugins.testing.scripted import ScriptedModel
 
 
@@ -51,6 +55,7 @@ class TestShapes(AdapterConformance):
     name = "shapes"
     sampling = {"points": 3}
     parts = 4
+    trained = True
 
 
 class TestBagel(AdapterConformance):
@@ -289,3 +294,100 @@ def test_an_identity_that_changes_is_told(tmp_path: Path) -> None:
 
     with pytest.raises(pytest.fail.Exception, match="identity: gives '0', and then '1'"):
         Broken().test_its_identity_is_the_same_at_every_call(Broken.open(tmp_path))
+
+
+# --- the sign that trained weights tell ---------------------------------------------------------------------------
+def opposite(factory: Callable[..., ModelAdapter]) -> Callable[..., ModelAdapter]:
+    """A factory whose models draw as they did, and predict the opposite velocity."""
+
+    def make(options: Any, device: str, attention: Any) -> ModelAdapter:
+        model = factory(options, device, attention)
+        predict = model.predict
+
+        def negated(*given: Any, **settings: Any) -> Any:
+            found: Any = predict(*given, **settings)
+            return replace(found, velocity=-found.velocity)
+
+        model.predict = negated  # type: ignore[method-assign]
+        return model
+
+    return make
+
+
+def test_the_opposite_velocity_is_told_by_trained_weights_and_by_no_others(tmp_path: Path) -> None:
+    shapes = PluginHost.load().get(Kind.ADAPTER, "shapes").provider
+
+    class Broken(TestShapes):
+        plugin = plugin_of(replace(shapes, factory=opposite(shapes.factory)))
+
+    adapter = Broken.described(Broken.open(tmp_path))
+    for unseen in (
+        Broken().test_a_perfect_prediction_has_no_loss,
+        Broken().test_the_velocity_points_from_the_image_to_the_noise,
+        Broken().test_the_noise_belongs_to_the_target,
+    ):
+        unseen(adapter)
+    with pytest.raises(pytest.fail.Exception, match=r"opposite velocity 0\.00\d+: the sign is wrong"):
+        Broken().test_a_trained_model_is_right_about_its_own_images(adapter)
+
+
+# --- where a breach lies ------------------------------------------------------------------------------------------
+class Averages(ToyAdapter):
+    def encode(self, images: Sequence[Image.Image]) -> Tensor:
+        return torch.from_numpy(np.asarray("no number").mean())
+
+
+class ListsLatents(ToyAdapter):
+    @torch.no_grad()
+    def encode(self, images: Sequence[Image.Image]) -> Any:
+        return list(super().encode(images))
+
+
+class Unwritten(ToyAdapter):
+    encode = ModelAdapter.encode
+
+
+def told_by(factory: Callable[..., ModelAdapter], folder: Path) -> tuple[AdapterSubject, str]:
+    """What is told where images are encoded, and the subject that told it."""
+
+    class Broken(AdapterConformance):
+        name = "toy"
+        plugin = plugin_of(replace(TOY, factory=factory))
+        size = (12, 8)
+
+    adapter = Broken.described(Broken.open(folder))
+    with pytest.raises(pytest.fail.Exception) as told:
+        Broken().test_latents_are_float32_and_do_not_depend_on_their_batch(adapter)
+    with pytest.raises(pytest.skip.Exception, match="encode cannot be used: the first test"):
+        Broken().test_tokens_lie_where_their_part_of_the_image_is(adapter)
+    return adapter, str(told.value)
+
+
+def test_an_exception_is_told_by_the_plugins_own_line_with_what_was_given_and_its_traceback(tmp_path: Path) -> None:
+    _, text = told_by(Averages, tmp_path)
+    line = Averages.encode.__code__.co_firstlineno + 1
+    head, _, traced = text.partition(f"\n  at: {__file__}:{line}\n")
+    assert "encode: raised" in head and "it was given list of 2 RGB image of 12 x 8." in head and "mend: " in head
+    assert traced.splitlines()[0].strip() == f'File "{__file__}", line {line}, in encode'
+    assert "_methods.py" in traced  # of numpy, where it was raised
+
+
+@pytest.mark.parametrize("factory", [ListsLatents, Unwritten])
+def test_a_breach_shows_where_its_method_stands(tmp_path: Path, factory: type[ToyAdapter]) -> None:
+    adapter, text = told_by(factory, tmp_path)
+    own = f"{__file__}:{inspect.getsourcelines(ListsLatents.encode)[1]}"
+    hook = adapter.registered.file  # of a method that the plugin does not write
+    assert text.endswith(f"\n  at: {own if factory is ListsLatents else hook}")
+
+
+def test_it_is_told_what_was_given_without_its_contents() -> None:
+    image = Image.new("RGB", (4, 3))
+    assert shown([image, image, torch.zeros(2, 3)]) == "list of 2 RGB image of 4 x 3, 1 float32 tensor (2, 3)"
+    assert shown((Question(image, "what?", ("a", "b"), Box(0, 0, 1, 1)),)) == (
+        "tuple of 1 Question about RGB image of 4 x 3, a box of it, 2 choices"
+    )
+    assert shown([GenerationRequest(Prompt("p", "a dog"), 1, 8, 4), GenerationRequest(Prompt("p", "a dog"), 1)]) == (
+        "list of 1 GenerationRequest of 8 x 4, 1 GenerationRequest"
+    )
+    assert shown({"a": 1}) == "dict of 1" and shown([]) == "list of nothing" and shown("x") == "'x'"
+    assert shown(Question(None, "what?")) == "Question about no image"

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -223,6 +224,8 @@ MADE_OF = BenchmarkConformance.test_composites_are_of_categories_that_there_are
 SHARE = BenchmarkConformance.test_understanding_is_a_share_of_right_answers
 NONSENSE = BenchmarkConformance.test_nonsense_is_a_failure_and_never_a_number
 
+CANNOT = BenchmarkConformance.test_a_model_that_cannot_do_what_is_needed_is_refused
+
 
 @pytest.mark.parametrize(
     ("made", "test", "words"),
@@ -251,6 +254,24 @@ def test_a_broken_benchmark_is_told(
 
 class TestRight(suite(Right)):  # type: ignore[misc]
     """The same benchmark with nothing broken."""
+
+
+class Deaf(Right):
+    def score(
+        self, prompts: Sequence[Prompt], images: Sequence[Image.Image], model: ModelAdapter | None
+    ) -> list[Verdict]:
+        return [Verdict(prompt.id, {"full": 1.0}) for prompt in prompts]
+
+
+@pytest.mark.parametrize("ask", [partial(NONSENSE, nonsense="empty"), CANNOT])
+def test_a_benchmark_that_asks_nothing_is_told_the_cause(tmp_path: Path, ask: Callable[..., None]) -> None:
+    broken = suite(Deaf)
+    subject = broken.open(tmp_path)
+    with pytest.raises(pytest.fail.Exception, match="score: needs answer, and asked the model nothing") as told:
+        ask(broken(), subject, subject.make(Benchmark))
+    assert "mend: set asks_model = False" in str(told.value)
+    with pytest.raises(pytest.skip.Exception, match="the first test"):  # once is enough
+        ask(broken(), subject, subject.make(Benchmark))
 
 
 class Lists(PromptSet):

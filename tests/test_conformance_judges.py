@@ -11,6 +11,7 @@ from loopback import Loopback, Request, Response, completion
 
 from srum_plugins import hookimpl
 from srum_plugins.contracts import Capability, Decoding, Judge, Located, ModelAdapter, Question
+from srum_plugins.errors import CapabilityError
 from srum_plugins.providers import Provider
 from srum_plugins.records import Failure, Grounding, Judgement, Score
 from srum_plugins.testing.judges import JudgeConformance
@@ -130,6 +131,20 @@ def open_judge(otherwise: float | None, *, regions: int = 0, seeded: bool = True
     return say
 
 
+def undaunted(items: Sequence[Located], groundings: Sequence[Grounding], model: ModelAdapter) -> list[Judgement]:
+    """Has a score where the model refuses to answer."""
+    try:
+        return open_judge(None)(items, groundings, model)
+    except CapabilityError:
+        return of_itself(items, groundings, model)
+
+
+def of_itself(items: Sequence[Located], groundings: Sequence[Grounding], model: ModelAdapter) -> list[Judgement]:
+    """Asks nobody."""
+    pairs = zip(items, groundings, strict=True)
+    return [Judgement(item.candidate.id, Score(0.5), (Score(0.0),) * len(one.regions)) for item, one in pairs]
+
+
 EACH = Broken.test_every_candidate_has_a_judgement_and_every_region_a_score
 SAME = Broken.test_the_same_image_has_the_same_scores_whenever_and_with_whatever_it_comes
 CANNOT = Broken.test_a_model_that_cannot_do_what_is_needed_is_refused
@@ -151,7 +166,8 @@ def run(say: Say, folder: Path, test: Callable[..., None], **more: Any) -> None:
         (open_judge(None, seeded=False), SAME, "alone another judgement"),
         (lambda items, groundings, model: [Judgement("x", Score(0.5), ())] * len(items), EACH, "for the candidate"),
         (lambda items, groundings, model: [Judgement("x", Score(1.5), ())], EACH, "raised ContractError: alpha must"),
-        (lambda items, groundings, model: [], CANNOT, "took a model that can do nothing"),
+        (undaunted, CANNOT, "took a model that can do nothing"),
+        (of_itself, CANNOT, "judge: needs answer, and asked the model nothing"),
     ],
 )
 def test_a_breach_is_told_with_plugin_method_and_mend(

@@ -1,4 +1,4 @@
-"""Checks of what an adapter declares: it has all of that, and refuses all else."""
+"""Checks of what an adapter declares: it has all of that, and refuses all else; and of what its factory makes."""
 
 from __future__ import annotations
 
@@ -9,57 +9,40 @@ from pathlib import Path
 import pytest
 import torch
 
-from srum_plugins.contracts import Capability, Draws, ModelAdapter
+from srum_plugins.contracts import Capability, Draws
 from srum_plugins.errors import CapabilityError
 from srum_plugins.memory.estimate import estimate
 from srum_plugins.memory.workload import UNDERSTANDING, Asking, Drawing, Workload
-from srum_plugins.testing.adapter_suite import CHOICES, AdapterSubject, AdapterSuite
+from srum_plugins.stages.monitoring import set_aside
+from srum_plugins.testing.adapter_generation import unlike
+from srum_plugins.testing.adapter_suite import CHOICES, AdapterSubject, AdapterSuite, near
+from srum_plugins.testing.adapter_training import SAME, lesson
+from srum_plugins.testing.adapter_understanding import LOGS
+from srum_plugins.testing.checked_model import METHODS
 
-METHODS = {
-    Capability.GENERATE: ("generate",),
-    Capability.THINK: ("generate",),
-    Capability.ANSWER: ("answer",),
-    Capability.CHOICE: ("choice_logprobs",),
-    Capability.LOCATE: ("locate",),
-    Capability.LOCATE_ALL: ("locate_all",),
-    Capability.TRAIN: (
-        "token_grid",
-        "encode",
-        "draw",
-        "predict",
-        "start_training",
-        "save",
-        "load_trained",
-        "understanding_digest",
-    ),
-    Capability.SHARD: ("shard",),
-}
-"""The methods that a capability takes (docs/plugins.md, the contract gate)."""
+AGAIN = 20251014
+"""The seed of the global random numbers with which a model is made again: none that others set."""
 
 
 class CapabilityChecks(AdapterSuite):
-    """The provider's ``capabilities``, and ``weightless``."""
+    """The provider's ``capabilities``, ``factory`` and ``weightless``."""
 
     def test_it_has_the_methods_of_what_it_declares(self, adapter: AdapterSubject) -> None:
         """Each is overridden."""
         for capability in sorted(adapter.registered.provider.capabilities):
             for method in METHODS[capability]:
-                adapter.require(
-                    getattr(type(adapter.model), method) is not getattr(ModelAdapter, method),
-                    method,
-                    f"is not there, and the provider declares {capability.value!r}",
-                    f"write {method}, or leave Capability.{capability.name} out of capabilities",
-                )
+                adapter.model.has(method)
 
     def test_it_refuses_what_it_does_not_declare(self, adapter: AdapterSubject, tmp_path: Path) -> None:
         """By a :class:`srum_plugins.errors.CapabilityError`."""
         declared = {method for one in adapter.registered.provider.capabilities for method in METHODS[one]}
+        calls = self._calls(adapter, tmp_path)
         for capability in Capability:
             for method in METHODS[capability]:
                 if method in declared:
                     continue
                 try:
-                    self._calls(adapter, tmp_path)[method]()
+                    calls[method]()
                 except CapabilityError:
                     continue
                 except Exception as error:
@@ -75,7 +58,7 @@ class CapabilityChecks(AdapterSuite):
 
     def _calls(self, adapter: AdapterSubject, folder: Path) -> dict[str, Callable[[], object]]:
         """A plain call of each method."""
-        model, images, latents = adapter.model, adapter.images[:1], [torch.zeros(4, 2, 2)]
+        model, images, latents = adapter.model.made, adapter.images[:1], [torch.zeros(4, 2, 2)]
         draws = Draws(torch.zeros(1), latents, torch.zeros(1, dtype=torch.bool))
         question, prompts = adapter.asked(CHOICES)[0], list(adapter.prompts[:1])
         return {
@@ -95,13 +78,40 @@ class CapabilityChecks(AdapterSuite):
             "shard": lambda: model.shard(lambda module: None),
         }
 
+    def test_its_factory_makes_the_same_model_again(self, adapter: AdapterSubject) -> None:
+        """Whatever the global random numbers are: each stage of a run loads the model anew, in a process of its own."""
+        with set_aside(AGAIN):
+            again = adapter.fresh()
+        wrong = ""
+        for one, other in zip(adapter.drawn_by(adapter.model), adapter.drawn_by(again), strict=True):
+            if how := unlike(one, other):
+                wrong = f"draws other images: {how}"
+        if adapter.can(Capability.ANSWER) and adapter.model.answer(adapter.asked()) != again.answer(adapter.asked()):
+            wrong = wrong or "answers otherwise"
+        rows = zip(adapter.understood_by(adapter.model), adapter.understood_by(again), strict=True)
+        if any(abs(a - b) > LOGS for one, other in rows for a, b in zip(one, other, strict=True)):
+            wrong = wrong or "gives choices other log-probabilities"
+        if adapter.can(Capability.TRAIN):
+            given = lesson(adapter)
+            if not near(given.losses(adapter.model), given.losses(again), SAME):
+                wrong = wrong or "predicts otherwise"
+        adapter.require(
+            not wrong,
+            "factory",
+            f"makes a second model of the same options that {wrong}",
+            "load all weights from files, and draw those that are new in a fixed order from a seed of their own: with "
+            "torch.random.fork_rng(): torch.manual_seed(0)",
+        )
+
     def test_its_memory_can_be_estimated(self, adapter: AdapterSubject) -> None:
         """``srum doctor --memory`` lets the model without weights work: here it draws and is asked."""
         make = adapter.registered.provider.weightless
         if make is None:
             pytest.skip("the provider gives no weightless model, so that its memory cannot be estimated")
         asked = UNDERSTANDING & adapter.registered.provider.capabilities
-        found = estimate(
+        found = adapter.call(
+            "weightless",
+            estimate,
             lambda: make(adapter.options),
             Workload(
                 device="cpu",

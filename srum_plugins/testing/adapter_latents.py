@@ -84,12 +84,6 @@ class LatentChecks(AdapterSuite):
             images = [painted(size, seed) for seed in (1, 2)]
             latents = adapter.model.encode(images)
             adapter.require(
-                latents.ndim == 4 and len(latents) == 2 and latents.dtype == torch.float32,
-                "encode",
-                f"gave {latents.dtype} of shape {tuple(latents.shape)} for two images of {size}",
-                "return float32 (B, C, H, W)",
-            )
-            adapter.require(
                 not latents.requires_grad,
                 "encode",
                 "keeps a gradient",

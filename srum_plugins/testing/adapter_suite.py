@@ -20,6 +20,7 @@ from srum_plugins.host import PluginHost
 from srum_plugins.options import build_options
 from srum_plugins.providers import Kind, NoOptions
 from srum_plugins.records import Box, Prompt
+from srum_plugins.testing.checked_model import CheckedModel
 from srum_plugins.testing.painted import painted
 from srum_plugins.testing.suite import Conformance, Subject
 
@@ -51,7 +52,7 @@ class AdapterSubject(Subject):
     wanted_size: Size | None
     sizes: tuple[Size, ...]
 
-    def fresh(self) -> ModelAdapter:
+    def fresh(self) -> CheckedModel:
         """A new model from the provider's factory, with a kernel of attention if it declares heads."""
         provider = self.registered.provider
         if provider.heads is None:
@@ -61,11 +62,10 @@ class AdapterSubject(Subject):
             auto = replace(auto, options=build_options(auto.registered.provider.options, {}, "attention"))
             kernel = choose(auto, self.host, provider.heads(self.options), self.device).kernel
             made = self.make(ModelAdapter, self.device, kernel)
-        model: ModelAdapter = made
-        return model
+        return CheckedModel(self, made)
 
     @cached_property
-    def model(self) -> ModelAdapter:
+    def model(self) -> CheckedModel:
         """The model that no check trains or changes."""
         return self.fresh()
 
@@ -86,7 +86,17 @@ class AdapterSubject(Subject):
     @cached_property
     def drawn(self) -> list[Generated]:
         """What the model draws for :meth:`requests` in one call, in :attr:`wanted_size`."""
-        return self.model.generate(self.requests(self.wanted_size), self.sampling)
+        return self.drawn_by(self.model)
+
+    def drawn_by(self, model: ModelAdapter) -> list[Generated]:
+        """What a model draws for :meth:`requests`, in :attr:`wanted_size`; nothing if it draws no images."""
+        if not self.can(Capability.GENERATE):
+            return []
+        return model.generate(self.requests(self.wanted_size), self.sampling)
+
+    def understood_by(self, model: ModelAdapter) -> Sequence[Sequence[float]]:
+        """The log-probabilities of yes and no that a model gives; nothing if it can choose nothing."""
+        return model.choice_logprobs(self.asked(CHOICES)) if self.can(Capability.CHOICE) else ()
 
     @cached_property
     def size(self) -> Size:
@@ -146,8 +156,9 @@ class AdapterSuite(Conformance):
     suite fast. ``thinking`` are those of ``sampling`` that ask for a plan, of an adapter that declares ``think``.
     ``prompts`` and ``questions`` are what it is asked, in words that it knows; questions are answered by yes or no.
     ``size`` is the (width, height) in pixels of images, None is the adapter's own, and ``sizes`` are others that it
-    draws and encodes. ``flow`` says whether it predicts velocities. ``parts`` is into how many parts each way an image
-    is divided to see where its tokens lie: more find finer disorder, and fewer bear with an untrained encoder that sees
+    draws and encodes. ``flow`` says whether it predicts velocities, and ``trained`` that its weights have learnt to:
+    then their sign is checked against images that it draws. ``parts`` is into how many parts each way an image is
+    divided to see where its tokens lie: more find finer disorder, and fewer bear with an untrained encoder that sees
     far. ``frozen`` says whether training with these settings leaves the understanding half alone.
     """
 
@@ -161,6 +172,7 @@ class AdapterSuite(Conformance):
     size: ClassVar[Size | None] = None
     sizes: ClassVar[Sequence[Size]] = ()
     flow: ClassVar[bool] = True
+    trained: ClassVar[bool] = False
     parts: ClassVar[int] = 2
     frozen: ClassVar[bool] = True
 
@@ -186,6 +198,8 @@ class AdapterSuite(Conformance):
             host=subject.host,
             registered=subject.registered,
             options=subject.options,
+            classes=subject.classes,
+            told=subject.told,
             device=cls.device,
             sampling=build_options(provider.sampling, cls.sampling, "sampling"),
             training=build_options(provider.training, cls.training, "training"),

@@ -12,14 +12,15 @@ from srum_plugins.testing.adapter_understanding import UnderstandingChecks
 __all__ = ["AdapterConformance"]
 
 
+# pytest runs the tests of the last base first: what others build on comes before them.
 class AdapterConformance(
-    CapabilityChecks,
-    GenerationChecks,
-    UnderstandingChecks,
-    LatentChecks,
-    PredictionChecks,
-    FlowChecks,
     TrainingChecks,
+    FlowChecks,
+    PredictionChecks,
+    LatentChecks,
+    UnderstandingChecks,
+    GenerationChecks,
+    CapabilityChecks,
 ):
     """Does a model adapter keep its contract? Only what it declares is checked, and that it refuses the rest.
 

@@ -19,6 +19,7 @@ from srum_plugins.testing.prompt_sets import checked_prompts, same_prompts
 from srum_plugins.testing.scripted import NONSENSE, AskingConformance, ScriptedModel
 from srum_plugins.testing.suite import Subject, same_length
 
+NOT_ASKED = "set asks_model = False where score asks no model"
 SOME = 3
 """Prompts of a category that are scored to see what figures its verdicts have."""
 
@@ -142,7 +143,10 @@ class BenchmarkConformance(AskingConformance):
 
         sense: dict[str, set[float]] = {}
         for seed in range(3):
-            for name, values in said(self.judge(subject, benchmark, seed=seed)).items():
+            model = self.judge(subject, benchmark, seed=seed)
+            found = said(model)
+            self.is_asked(subject, "score", model, NOT_ASKED)
+            for name, values in found.items():
                 sense.setdefault(name, set()).update(values)
         subject.require(
             "full" in sense,
@@ -163,7 +167,9 @@ class BenchmarkConformance(AskingConformance):
         """By an error in words; the gate tells it before a run."""
         if not benchmark.asks_model:
             pytest.skip("asks no model")
-        prompts = checked_prompts(subject, benchmark)[:1]
+        prompts, model = checked_prompts(subject, benchmark)[:1], self.judge(subject, benchmark)
+        self.scored(subject, benchmark, prompts, [_image(0, self.size)], model)
+        self.is_asked(subject, "score", model, NOT_ASKED)
         subject.refused("score", benchmark.score, prompts, [_image(0, self.size)], ScriptedModel(can=frozenset()))
 
     def test_composites_are_of_categories_that_there_are(self, subject: Subject, benchmark: Benchmark) -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 from srum_plugins.contracts import Grounder, Located
 from srum_plugins.providers import Kind
 from srum_plugins.records import Candidate, Grounding, Prompt, Region
-from srum_plugins.testing.scripted import NONSENSE, AskingConformance, Nonsense, ScriptedModel
+from srum_plugins.testing.scripted import NONSENSE, NOT_NEEDED, AskingConformance, Nonsense, ScriptedModel
 from srum_plugins.testing.strategies import located_lists
 from srum_plugins.testing.suite import RELATIVE, Subject, in_first_pixel, same_length
 
@@ -125,6 +125,9 @@ class GrounderConformance(AskingConformance):
         """By an error in words; the gate tells it before a run."""
         if not subject.needed:
             pytest.skip("asks no model")
+        model = self.model(subject.needed)
+        subject.call("ground", grounder.ground, _items(), model)
+        self.is_asked(subject, "ground", model, NOT_NEEDED)
         subject.refused("ground", grounder.ground, _items()[:1], ScriptedModel(can=frozenset()))
 
 

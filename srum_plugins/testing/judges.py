@@ -14,7 +14,7 @@ from srum_plugins.choices import YES_NO
 from srum_plugins.contracts import Judge, Located, ModelAdapter
 from srum_plugins.providers import Kind
 from srum_plugins.records import Box, Candidate, Check, Failure, Grounding, Judgement, Prompt, Region, Score
-from srum_plugins.testing.scripted import NONSENSE, AskingConformance, ScriptedModel
+from srum_plugins.testing.scripted import NONSENSE, NOT_NEEDED, AskingConformance, ScriptedModel
 from srum_plugins.testing.strategies import groundings, located_lists
 from srum_plugins.testing.suite import Subject, same_length
 
@@ -132,7 +132,9 @@ class JudgeConformance(AskingConformance):
         if not (subject.needed or self.asks):
             pytest.skip("asks no model")
         pairs = _pairs()
-        sense = [self._said(subject, pairs, self.model(subject.needed, seed=seed)) for seed in range(3)]
+        models = [self.model(subject.needed, seed=seed) for seed in range(3)]
+        sense = [self._said(subject, pairs, model) for model in models]
+        self.is_asked(subject, "judge", models[0], NOT_NEEDED)
         for which, what in enumerate(("alpha", "local score")):
             known = [[score for score in each[which] if isinstance(score, Score)] for each in sense]
             subject.require(
@@ -157,6 +159,9 @@ class JudgeConformance(AskingConformance):
         """By an error in words; the gate tells it before a run."""
         if not subject.needed:
             pytest.skip("asks no model")
+        model = self.model(subject.needed)
+        self._said(subject, _pairs(), model)
+        self.is_asked(subject, "judge", model, NOT_NEEDED)
         items, regions = zip(*_pairs(), strict=True)
         subject.refused("judge", subject.make(Judge).judge, items, regions, ScriptedModel(can=frozenset()))
 

@@ -25,7 +25,7 @@ from srum_plugins.contracts import (
 )
 from srum_plugins.records import Box, Failure, Region
 from srum_plugins.testing.linear_flow import LinearFlow
-from srum_plugins.testing.suite import Conformance
+from srum_plugins.testing.suite import Conformance, Subject
 
 Talk = Callable[[Question, float], str]
 """What the model writes to a question, in the form that is asked for. The number, in [0, 1), follows from the question:
@@ -59,7 +59,7 @@ class ScriptedModel(LinearFlow):
 
     ``talk`` writes the open answers. ``can`` is all that the model will do: other methods raise CapabilityError, as
     those of a real model do. With ``nonsense`` it gives no answer of any use. Two models of different ``seed`` say
-    different things. A word counts as a token.
+    different things. A word counts as a token. ``asked`` counts the calls that asked something of it.
     """
 
     def __init__(
@@ -72,6 +72,7 @@ class ScriptedModel(LinearFlow):
     ) -> None:
         super().__init__()
         self._talk, self._can, self._nonsense, self._seed = talk, can, nonsense, seed
+        self.asked = 0
 
     def generate(self, requests: Sequence[GenerationRequest], sampling: Any) -> list[Generated]:
         """Noise around a colour of the prompt and its seed, which moves with the weights' shift."""
@@ -101,6 +102,7 @@ class ScriptedModel(LinearFlow):
         return self._located(images, phrases)
 
     def _need(self, capability: Capability, what: str) -> None:
+        self.asked += 1
         if capability not in self._can:
             raise self._cannot(what)
 
@@ -152,6 +154,9 @@ class ScriptedModel(LinearFlow):
         return Region(Box(x0, y0, min(x1, image.width), min(y1, image.height)), phrase, score)
 
 
+NOT_NEEDED = "leave out of the provider's needs what is not asked for, or ask the model that the method is given"
+
+
 class AskingConformance(Conformance):
     """Base of the suites of what asks a model.
 
@@ -166,6 +171,14 @@ class AskingConformance(Conformance):
     def talk(question: Question, share: float) -> str:
         """See :data:`Talk`."""
         return scores(question, share)
+
+    @staticmethod
+    def is_asked(subject: Subject, method: str, model: ModelAdapter | None, mend: str) -> None:
+        """Breach, once, if a provider that says that it asks a model has asked nothing of it: what else the suite would
+        say of its answers has this cause."""
+        if isinstance(model, ScriptedModel) and not model.asked:
+            names = ", ".join(sorted(subject.needed))
+            subject.breach(method, f"needs {names}, and asked the model nothing", mend, once="asks nothing")
 
     @classmethod
     def model(

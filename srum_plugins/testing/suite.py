@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import random
-import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn, TypeVar
 
@@ -22,6 +21,7 @@ from srum_plugins.host import PluginHost, Registered
 from srum_plugins.options import build_options
 from srum_plugins.providers import Kind
 from srum_plugins.records import Box, from_json, to_json
+from srum_plugins.testing.places import entries, packages, place_of, shown
 
 T = TypeVar("T")
 
@@ -33,23 +33,67 @@ class Subject:
     host: PluginHost
     registered: Registered
     options: Any
+    classes: dict[type, None] = field(default_factory=dict, kw_only=True)
+    """Those of what the provider made: a breach shows where its method stands in them."""
+    told: set[tuple[str, str]] = field(default_factory=set, kw_only=True)
+    """Breaches that are told once, by method and cause."""
 
     def make(self, contract: type, *extra: Any) -> Any:
         """What the provider's factory makes of the options; fails if it is not of the contract's class."""
-        made = self.registered.provider.factory(self.options, *extra)
+        factory = self.registered.provider.factory
+        try:
+            made = factory(self.options, *extra)
+        except Exception as error:
+            self.raised("factory", error, (self.options, *extra), once=True)
         if not isinstance(made, contract):
             self.breach(
-                "factory", f"returned {type(made).__name__}, which is no {contract.__name__}", "subclass the contract"
+                "factory",
+                f"returned {type(made).__name__}, which is no {contract.__name__}",
+                "subclass the contract",
+                once="type",
             )
+        self.classes[type(made)] = None
         return made
 
-    def breach(self, method: str, wrong: str, mend: str) -> NoReturn:
-        """Fail the running test: ``method`` of this provider does something ``wrong``; ``mend`` says what to do."""
+    def breach(
+        self, method: str, wrong: str, mend: str, *, error: Exception | None = None, once: str | None = None
+    ) -> NoReturn:
+        """Fail the running test: ``method`` of this provider does something ``wrong``; ``mend`` says what to do.
+
+        ``error`` is what it raised, whose traceback is shown. With a cause as ``once`` only the first test fails by it,
+        and others are skipped: for what every test would meet, and never within :meth:`Conformance.for_all`, where
+        hypothesis tries a failure again.
+        """
+        if once is not None:
+            if (method, once) in self.told:
+                pytest.skip(f"{method} cannot be used: the first test that calls it says why")
+            self.told.add((method, once))
         registered = self.registered
-        pytest.fail(
-            f"the {registered.kind.value} {registered.provider.name!r} of {registered.origin}, {method}: {wrong}.\n"
-            f"  mend: {mend}\n  at: {registered.file}",
+        provider = registered.provider
+        own = packages(*self.classes, provider.factory)
+        at, lines = (
+            entries(error, own)
+            if error is not None
+            else (place_of(method, (*self.classes, provider), own) or registered.file, [])
+        )
+        raise pytest.fail.Exception(
+            f"the {registered.kind.value} {provider.name!r} of {registered.origin}, {method}: {wrong}.\n"
+            f"  mend: {mend}\n  at: {at}" + "".join(f"\n    {line}" for line in lines),
             pytrace=False,
+        ) from None  # what was raised is shown by its lines
+
+    def raised(self, method: str, error: Exception, given: Sequence[object], *, once: bool = False) -> NoReturn:
+        """:meth:`breach`, for an exception that a ``method`` raised for what it was ``given``; ``once`` for each place
+        that raises."""
+        at, _ = entries(error, packages(*self.classes, self.registered.provider.factory))
+        said = str(error).strip().removesuffix(".")
+        mends = {"factory": "make what the options ask for, or refuse them by a SrumError that says what they lack"}
+        self.breach(
+            method,
+            f"raised {type(error).__name__}: {said}; it was given {'; '.join(map(shown, given)) or 'nothing'}",
+            mends.get(method, "let it answer for every input of its contract"),
+            error=error,
+            once=f"{type(error).__name__} at {at}" if once else None,
         )
 
     def require(self, holds: bool, method: str, wrong: str, mend: str) -> None:
@@ -72,14 +116,10 @@ class Subject:
                 method,
                 f"asked the model for more than its needs, which are {needs}: {error}",
                 "name the capability in the provider's needs, or do without it",
+                error=error,
             )
         except Exception as error:
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            self.breach(
-                method,
-                f"raised {type(error).__name__}: {error} ({place.filename}:{place.lineno})",
-                "let it answer for every input of its contract",
-            )
+            self.raised(method, error, arguments)
 
     def refused(self, method: str, function: Callable[..., object], *arguments: Any) -> None:
         """Breach unless the call is refused by a :class:`SrumError`, in words for people."""
@@ -160,10 +200,13 @@ class Conformance:
     @classmethod
     def open(cls, folder: Path) -> Subject:
         """The provider under test, with the settings that :meth:`configure` gives for an empty folder."""
-        host = cls.host()
-        registered = host.get(cls.kind, cls.name)
-        given = cls.configure(folder)
-        return Subject(host, registered, build_options(registered.provider.options, given, cls.kind.value))
+        try:
+            host = cls.host()
+            registered = host.get(cls.kind, cls.name)
+            options: Any = build_options(registered.provider.options, cls.configure(folder), cls.kind.value)
+        except SrumError as error:
+            raise pytest.fail.Exception(str(error), pytrace=False) from None
+        return Subject(host, registered, options)
 
 
 def global_random() -> dict[str, object]:

@@ -1,0 +1,26 @@
+"""Draws along its velocity, and predicts the opposite."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+from toy_backend import ToyAdapter
+
+from broken_plugins import TOY
+from srum_plugins import hookimpl
+from srum_plugins.contracts import Draws
+from srum_plugins.flow import FlowPrediction
+from srum_plugins.providers import Provider
+from srum_plugins.records import Prompt
+
+
+class Negated(ToyAdapter):
+    def predict(self, prompts: Sequence[Prompt], latents: Sequence[Tensor], draws: Draws, *, base: bool = False) -> Any:
+        found: Any = super().predict(prompts, latents, draws, base=base)
+        return FlowPrediction([-one for one in found.velocity], draws.noise)
+
+
+@hookimpl
+def srum_model_adapters() -> list[Provider]:
+    return [replace(TOY, name="negated", factory=Negated)]
