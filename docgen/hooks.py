@@ -77,6 +77,14 @@ def _arguments(arguments: ast.arguments) -> Iterator[str]:
         yield ast.unparse(one) + (f" = {ast.unparse(named)}" if named else "")
 
 
+def class_node(cls: type) -> ast.ClassDef:
+    """A class as it is parsed."""
+    node = ast.parse(inspect.getsource(cls)).body[0]
+    if not isinstance(node, ast.ClassDef):
+        raise TypeError(f"{cls!r} is no class")
+    return node
+
+
 def _hooks(specification: type) -> list[tuple[str, Any]]:
     return [(name, function) for name, function in vars(specification).items() if name.startswith("srum_")]
 
@@ -102,7 +110,12 @@ def _contract(function: Any) -> Iterator[str]:
         raise ValueError(f"{function.__name__} names no contract as :class:`module.Class` in its docstring")
     cls = getattr(importlib.import_module(found[1]), found[2])
     yield f"**`{cls.__name__}`**: {prose(cls.__doc__ or '')}"
-    for name, member in vars(cls).items():
-        if inspect.isfunction(member) and not name.startswith("_"):
-            yield python(signature(member))
-            yield prose(member.__doc__ or "")
+    body = class_node(cls).body
+    for one, after in zip(body, [*body[1:], None], strict=True):
+        if isinstance(one, ast.AnnAssign):
+            yield python(ast.unparse(one))
+            if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
+                yield prose(str(after.value.value))
+        elif isinstance(one, ast.FunctionDef) and not one.name.startswith("_"):
+            yield python(header(one))
+            yield prose(ast.get_docstring(one) or "")

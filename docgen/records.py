@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from types import ModuleType
 
-from docgen.hooks import header, python, signature
+from docgen.hooks import class_node, header, python, signature
 from docgen.markdown import MADE, prose
 
 RECORDS = {
@@ -78,10 +78,7 @@ def _module(module: str, names: str, about: str) -> Iterator[str]:
 
 def _class(cls: type) -> Iterator[str]:
     """A class as its fields and the headers of its public methods, its text, and that of each method."""
-    source = inspect.getsource(cls)
-    node = ast.parse(source).body[0]
-    if not isinstance(node, ast.ClassDef):
-        raise TypeError(f"{cls!r} is no class")
+    node, source = class_node(cls), inspect.getsource(cls)
     lines, told = [], []
     for one in node.body:
         if isinstance(one, ast.AnnAssign | ast.Assign) and not ast.unparse(one).startswith("_"):

@@ -15,8 +15,20 @@ from srum_plugins.errors import SrumError
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status, see :func:`exit_status`."""
-    args = build_parser().parse_args(argv)
+    args = parse(argv)
     return exit_status(lambda: args.handler(args))
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The arguments of a command. Overrides may stand anywhere, also behind options, where argparse takes none."""
+    parser = build_parser()
+    args, rest = parser.parse_known_args(argv)
+    late = [word for word in rest if "=" in word and not word.startswith("-")]
+    if len(late) < len(rest) or (late and not hasattr(args, "overrides")):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if late:
+        args.overrides += late
+    return args
 
 
 def exit_status(command: Callable[[], int | None]) -> int:

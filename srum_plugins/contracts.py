@@ -467,6 +467,10 @@ class Benchmark(ABC):
     """Whether :meth:`score` is given the base model as judge. It judges the images of both sides, after all of them are
     drawn: the trained model never judges itself, and a judge that moves would be another measure."""
 
+    size: tuple[int, int] | None = None
+    """(width, height) in pixels of the images that it reads; None: of any. Where ``evaluate.width`` and
+    ``evaluate.height`` do not say it, images are drawn in this size; where they say another, the run is refused."""
+
     @abstractmethod
     def prompts(self) -> list[Prompt]:
         """All prompts; ``split`` is ``in_domain`` or ``out_of_domain`` (or another name), ids unique."""

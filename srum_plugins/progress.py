@@ -19,6 +19,12 @@ from rich.text import Text
 from srum_plugins.hookspecs import RunInfo, hookimpl
 from srum_plugins.records import Phase, Reading, told
 
+UNITS = {
+    **dict.fromkeys(("generate", "ground", "judge", "reward"), "candidates"),
+    "train": "steps",
+    "evaluate": "images and figures, before and after training,",
+}
+"""What the items of a stage are."""
 _PLAIN_SECONDS = 30.0  # between two lines of a stage where there is no terminal
 
 
@@ -83,7 +89,8 @@ class _Stage:
         if not out.is_terminal:
             self.printed = self.pace.began
             found = f", {self.pace.done} found complete" if self.pace.done else ""
-            out.print(f"{self.name}: {self.total} to do{found}", markup=False)
+            what = f"{self.total} {UNITS.get(self.name, '')}".rstrip()
+            out.print(f"{self.name}: {what} to do{found}", markup=False)
             return
         self.bar = Progress(
             TextColumn("{task.description:<9}", markup=False),

@@ -29,7 +29,7 @@ from sybil.parsers.markdown import CodeBlockParser, SkipParser
 
 from srum_plugins.ablations.arms import choose, read_arms
 from srum_plugins.ablations.stress import stress_arms
-from srum_plugins.cli import build_parser
+from srum_plugins.cli import parse
 from srum_plugins.config import load
 from srum_plugins.corruption import KINDS
 from srum_plugins.host import PluginHost
@@ -153,10 +153,13 @@ class Page:
 
     def srum(self, arguments: list[str]) -> None:
         """Parse the arguments, load the config with its overrides, and let the gate look at it."""
-        args = parsed(build_parser(), arguments)
+        try:
+            args = parse([str(STAND_INS.get(word, word)) for word in arguments])
+        except SystemExit:
+            raise AssertionError(f"srum {shlex.join(arguments)} is no command") from None
         if getattr(args, "config", None) is None:
             return
-        path = STAND_INS.get(str(args.config), ROOT / args.config)
+        path = ROOT / args.config
         for overrides in self.overrides(arguments[0], args, path):
             passes(path, overrides, self.host(), arguments[0])
 

@@ -27,7 +27,7 @@ from srum_plugins.contracts import (
     Question,
     Verdict,
 )
-from srum_plugins.errors import ContractError, StageError
+from srum_plugins.errors import ConfigError, ContractError, StageError
 from srum_plugins.host import PluginHost
 from srum_plugins.providers import Provider
 from srum_plugins.records import Failure, Prompt
@@ -281,3 +281,27 @@ def test_with_and_without_another_sampling_are_two_results(tmp_path: Path) -> No
     told = [one["measured"]["evaluate"]["sampling"]["noise"] for one in (first, second)]
     assert told == [0.2, 0.0]
     assert len(list((tmp_path / "run/stages/evaluate").glob("*/summary.json"))) == 2
+
+
+def test_images_are_drawn_in_the_size_that_the_benchmark_reads(tmp_path: Path) -> None:
+    class Wide(JudgedBenchmark):
+        size = (16, 8)
+
+    judged_run(tmp_path, benchmark=Wide)
+    drawn = list((tmp_path / "run/stages").glob("*images/*/images/*.png"))
+    assert drawn
+    for file in drawn:
+        with Image.open(file) as image:
+            assert image.size == (16, 8)
+    before = sorted((tmp_path / "run/stages").glob("*/*/manifest.json"))
+    judged_run(tmp_path, "evaluate.width=16", "evaluate.height=8", benchmark=Wide)  # the same, said twice
+    assert sorted((tmp_path / "run/stages").glob("*/*/manifest.json")) == before
+
+
+def test_another_size_than_the_benchmark_reads_is_refused_before_anything_is_drawn(tmp_path: Path) -> None:
+    class Wide(JudgedBenchmark):
+        size = (16, 8)
+
+    with pytest.raises(ConfigError, match=r"benchmark 'judged' .* reads images of 16 x 8 pixels alone: leave both out"):
+        judged_run(tmp_path, "evaluate.width=8", "evaluate.height=8", benchmark=Wide)
+    assert not (tmp_path / "run/stages").exists()

@@ -95,7 +95,7 @@ def test_every_file_bears_the_name_and_nothing_is_left_of_the_template(tmp_path:
     assert [shlex.split(line, comments=True)[:3] for line in commands.splitlines()] == [
         ["pip", "install", "-e"],
         ["python", "-m", "pytest"],
-        ["srum", "run", "configs/demo.yaml"],
+        ["srum", "run", "demo"],
     ]
     assert f"{kind}={name}" in commands
 

@@ -18,6 +18,7 @@ import torch
 from fakes import Site, make_site
 from new_packages import ROOT, new_package, python
 
+from srum_plugins.cli import parse
 from srum_plugins.commands.new import KINDS
 from srum_plugins.config import load
 from srum_plugins.contracts import GenerationRequest
@@ -90,13 +91,13 @@ def test_the_demo_runs_with_it_as_its_readme_says(site: Site, monkeypatch: pytes
     folder = new_package(site.folder, kind, f"own-{kind}")
     monkeypatch.syspath_prepend(str(folder))
     (line,) = re.findall(r"^srum run (.*)$", (folder / "README.md").read_text(), re.MULTILINE)
-    path, *overrides = shlex.split(line, comments=True)
+    args = parse(["run", *shlex.split(line, comments=True)])
     few = ["prompts.count=16", "train.steps=6", "train.batch=8"]
     if kind != "benchmark":
         few += ["benchmark.prompts_per_split=4", "benchmark.questions=8"]
     where = [f"run.directory={site.folder / 'run'}", "tracking.enabled=false", "run.max_failed=0"]
     host = PluginHost.load()
-    config = load(ROOT / path, [*overrides, *few, *where], host)
+    config = load(args.config, [*args.overrides, *few, *where], host)
     assert config.providers[Kind(kind)].name == f"own-{kind}"
     demo = run(config, host, say=lambda line: None)
     assert set(demo["seconds"]) == {"generate", "ground", "judge", "reward", "train", "evaluate"}

@@ -53,12 +53,12 @@ def test_without_a_terminal_there_are_a_few_plain_lines(printed: Callable[[bool]
     whole_run()
     assert buffer.getvalue().splitlines() == [
         "run demo in runs/demo",
-        "generate: 96 to do, 32 found complete",
+        "generate: 96 candidates to do, 32 found complete",
         "attention: sdpa",
         "  not varlen: NotImplementedError: no kernel",
         "generate: done in 0:01:15",
         "ground: up to date",
-        "train: 3 to do",
+        "train: 3 steps to do",
         "train: done in 0:00:03",
         "finished in 0:00:00",
     ]

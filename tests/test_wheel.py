@@ -162,7 +162,8 @@ def test_the_wheel_has_every_file_of_every_package_and_nothing_else(wheel: Path)
         for file in package.rglob("*")
         if file.is_file() and "__pycache__" not in file.parts
     }
-    assert {name for name in names if not name.startswith(info)} == wanted
+    configs = {f"srum_plugins/{file.relative_to(ROOT)}" for file in (ROOT / "configs").rglob("*.yaml")}
+    assert {name for name in names if not name.startswith(info)} == wanted | configs
     assert {f"{package.name}/py.typed" for package in PACKAGES} < names
     assert {"srum_plugins/reporting/templates/page.html.j2", "srum_shapes/checkpoint/ema.safetensors"} < names
     assert f"{info}/licenses/LICENSE" in names
@@ -198,6 +199,7 @@ def test_without_extras_the_whole_loop_runs_outside_of_the_repository(make: Make
     assert ("adapter", "bagel") in waiting(rows)
     resolved = yaml.safe_load(alone.out("srum", "config", "small.yaml", cwd=tmp_path))
     assert resolved["train"]["steps"] == 2
+    assert "paired" in alone.out("srum", "ablate", "demo", "--list", cwd=tmp_path)
     alone.out("srum", "run", "small.yaml", cwd=tmp_path)
     summary = json.loads((tmp_path / "run/summary.json").read_text())
     assert summary["understanding"]["identical"] is True

@@ -15,7 +15,7 @@ from srum_shapes import oracle
 from srum_shapes.options import BenchmarkOptions
 from srum_shapes.prompts import NUMBERS, parse, prompt_list
 from srum_shapes.questions import WEIGHTS, Item, grounded_phrase, parse_boxes, sample_item, split_box
-from srum_shapes.world import RELATIONS, render, sample_scene
+from srum_shapes.world import RELATIONS, SIDE, render, sample_scene
 
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "existence": ("yes", "no"),
@@ -29,6 +29,8 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
 
 class ShapesBenchmark(Benchmark):
     """``full`` and ``graded`` of :func:`srum_shapes.oracle.score`, in-domain and out-of-domain."""
+
+    size = (SIDE, SIDE)
 
     def __init__(self, options: BenchmarkOptions) -> None:
         self._options = options

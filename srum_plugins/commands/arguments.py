@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from srum_plugins.errors import did_you_mean
+
 if TYPE_CHECKING:  # the command line answers without them
     from srum_plugins.config import RunConfig
     from srum_plugins.host import PluginHost
@@ -14,12 +16,26 @@ if TYPE_CHECKING:  # the command line answers without them
 
 def add_config(parser: argparse.ArgumentParser, *, needed: bool = True) -> None:
     """Add CONFIG, a path; None where it is not ``needed`` and not given."""
-    about = "a YAML file, such as configs/demo.yaml"
-    parser.add_argument("config", metavar="CONFIG", type=Path, nargs=None if needed else "?", help=about)
+    about = f"a YAML file, or the name of one that srum-plugins brings: {', '.join(sorted(_brought()))}"
+    parser.add_argument("config", metavar="CONFIG", type=_config, nargs=None if needed else "?", help=about)
+
+
+def _config(word: str) -> Path:
+    path, brought = Path(word), _brought()
+    if path.is_file() or path.suffix or path.name != word:  # what is no file there is told when it is read
+        return path
+    if word not in brought:
+        raise argparse.ArgumentTypeError(f"there is no file {word!r}, and no config.{did_you_mean(word, brought)}")
+    return brought[word]
+
+
+def _brought() -> dict[str, Path]:
+    """The configs of this package by name; in a checkout its folder is a link to that at the top."""
+    return {file.stem: file for file in (Path(__file__).parents[1] / "configs").glob("*.yaml")}
 
 
 def add_overrides(parser: argparse.ArgumentParser) -> None:
-    """Add any number of KEY=VALUE, which stand last."""
+    """Add any number of KEY=VALUE, which may stand anywhere (:func:`srum_plugins.cli.parse`)."""
     parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="settings that replace those of the file")
 
 

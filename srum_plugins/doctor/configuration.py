@@ -38,7 +38,10 @@ def prompts(config: RunConfig, host: PluginHost) -> Iterator[Finding]:
     session = Session(config, host)
     count = config.generate.candidates
     yield Finding("prompts", "ok", f"{len(session.prompts)} prompts, {len(session.prompts) * count} candidates")
-    yield Finding("benchmark", "ok", f"{len(session.benchmark_prompts)} prompts, each drawn before and after training")
+    width, height = session.benchmark_size
+    size = "" if width is None else f", in {width} x {height} pixels"
+    drawn = f"{len(session.benchmark_prompts)} prompts, each drawn before and after training{size}"
+    yield Finding("benchmark", "ok", drawn)
 
 
 def device(config: RunConfig, host: PluginHost) -> Iterator[Finding]:

@@ -75,17 +75,23 @@ class Understanding:
     questions: Mapping[str, int] = field(default_factory=dict)
 
 
+def _section(session: Session) -> dict[str, Any]:
+    """The settings of the stage, with the size that images are drawn in."""
+    width, height = session.benchmark_size
+    return {**session.info.config["evaluate"], "width": width, "height": height}
+
+
 def _settings(session: Session) -> dict[str, Any]:
     return {
         "benchmark": session.prompts_ingredient(Kind.BENCHMARK, session.benchmark_prompts),
-        "evaluate": session.info.config["evaluate"],
+        "evaluate": _section(session),
     }
 
 
 def _drawing(session: Session) -> dict[str, Any]:
     """What images depend on, besides the model: the prompts, whatever scores them."""
     content = fingerprint([to_json(prompt) for prompt in session.benchmark_prompts])
-    return {"prompts": content, "evaluate": session.info.config["evaluate"]}
+    return {"prompts": content, "evaluate": _section(session)}
 
 
 def _base(session: Session) -> dict[str, Any]:
@@ -160,7 +166,7 @@ def _sides(before: Sequence[Measured], after: Sequence[Measured]) -> list[tuple[
 
 def _draw(session: Session, part: Part, model: Callable[[], ModelAdapter], stage: StageDirectory, before: int) -> None:
     """Draw what is missing of one side; ``before`` counts the parts of the stage before it."""
-    prompts, settings, world = session.benchmark_prompts, session.config.evaluate, session.world
+    prompts, size, world = session.benchmark_prompts, session.benchmark_size, session.world
     directory = session.directory(part)
     if world.tell(f"is {part.name} complete", lambda: directory.complete):
         return
@@ -169,10 +175,7 @@ def _draw(session: Session, part: Part, model: Callable[[], ModelAdapter], stage
     world.meet(f"{part.name} begun")
 
     def work(items: range) -> tuple[list[Drawn], dict[str, Image.Image]]:
-        requests = [
-            GenerationRequest(prompts[item], _seed(session, prompts[item]), settings.width, settings.height)
-            for item in items
-        ]
+        requests = [GenerationRequest(prompts[item], _seed(session, prompts[item]), *size) for item in items]
         results = generate_checked(model(), requests, session.config.sampling["evaluate"])
         records, files = [], {}
         for request, result in zip(requests, results, strict=True):

@@ -124,6 +124,24 @@ class Session:
         """The benchmark's prompts."""
         return _checked_prompts(self.benchmark.prompts(), self.choice(Kind.BENCHMARK))
 
+    @property
+    def benchmark_size(self) -> tuple[int | None, int | None]:
+        """(width, height) in pixels that the benchmark's images are drawn in; None: the adapter's own.
+
+        Raises:
+            ConfigError: the benchmark reads images of another size than ``evaluate`` asks for.
+        """
+        settings, reads = self.config.evaluate, self.benchmark.size
+        asked = (settings.width, settings.height)
+        if reads is None or asked == reads:
+            return asked
+        if asked != (None, None):
+            raise ConfigError(
+                f"evaluate.width={asked[0]} evaluate.height={asked[1]}: {self.choice(Kind.BENCHMARK).source} reads "
+                f"images of {reads[0]} x {reads[1]} pixels alone: leave both out, or choose another benchmark"
+            )
+        return reads
+
     # --- the model ------------------------------------------------------------------------------------------------
     def model(self, weights: Path | None = None) -> ModelAdapter:
         """The adapter with its own weights, or with the trained ones of a folder. Loaded once, when first asked for."""
