@@ -40,7 +40,7 @@ from srum_plugins.providers import Kind, Provider
 from srum_plugins.records import Box, Mask, Prompt, Region
 from srum_plugins.testing.adapter_suite import AdapterSubject
 from srum_plugins.testing.adapters import AdapterConformance
-from srum_plugins.testing.places import packages, shown
+from srum_plugins.testing.places import LINES, packages, shown
 from srum_plugins.testing.scripted import ScriptedModel
 
 
@@ -348,6 +348,17 @@ class Averages(ToyAdapter):
         return torch.from_numpy(np.asarray("no number").mean())
 
 
+class GoesDeep(ToyAdapter):
+    def encode(self, images: Sequence[Image.Image]) -> Tensor:
+        return self.deeper(len(images) + 30)
+
+    def deeper(self, left: int) -> Tensor:
+        return self.deeper_still(left - 1)
+
+    def deeper_still(self, left: int) -> Tensor:
+        return self.deeper(left) if left else torch.zeros(1).view(3)
+
+
 class ListsLatents(ToyAdapter):
     @torch.no_grad()
     def encode(self, images: Sequence[Image.Image]) -> Any:
@@ -381,6 +392,13 @@ def test_an_exception_is_told_by_the_plugins_own_line_with_what_was_given_and_it
     assert "encode: raised" in head and "it was given list of 2 RGB image of 12 x 8." in head and "mend: " in head
     assert traced.splitlines()[0].strip() == f'File "{__file__}", line {line}, in encode'
     assert "_methods.py" in traced  # of numpy, where it was raised
+
+
+def test_a_long_traceback_is_shown_by_its_ends(tmp_path: Path) -> None:
+    _, text = told_by(GoesDeep, tmp_path)
+    lines = text.partition("\n  at: ")[2].splitlines()[1:]
+    assert len(lines) == 2 * LINES + 1
+    assert "in encode" in lines[0] and "torch.zeros(1).view(3)" in text and "..." in lines[LINES]
 
 
 @pytest.mark.parametrize("factory", [ListsLatents, Unwritten])

@@ -18,8 +18,8 @@ CORE = ("srum_plugins.contracts", "srum_plugins.flow")
 SUITES = "srum_plugins.testing."
 PREDICTED = ("token_losses", "token_distance", "velocities")
 """Methods of what ``predict`` gives, whose class may be one of ours: then ``predict`` is where to look."""
-LAST = 8
-"""How many entries of a traceback are shown."""
+LINES = 12
+"""Of a traceback that are shown at its beginning and at its end."""
 
 
 def packages(*things: object) -> frozenset[str]:
@@ -46,16 +46,17 @@ def place_of(method: str, owners: Iterable[object], own: frozenset[str]) -> str 
 
 
 def entries(error: BaseException, own: frozenset[str]) -> tuple[str, list[str]]:
-    """ "path:line" of the last entry of a traceback that lies in one of the ``own`` packages, else of the last at all;
-    and the entries from the first own one on, as Python shows them, the last :data:`LAST` of them."""
-    walked = [
-        (frame.f_globals.get("__name__", ""), frame, line) for frame, line in traceback.walk_tb(error.__traceback__)
-    ]
-    summaries = traceback.StackSummary.extract((frame, line) for _, frame, line in walked)
-    mine = [index for index, (module, _, _) in enumerate(walked) if _is_own(module, own)]
+    """The "path:line" of the last entry of a traceback that lies in one of the ``own`` packages, else of the last at
+    all; and the lines of the entries from the first own one on, as Python shows them: of many, the first and the last
+    :data:`LINES`."""
+    walked = list(traceback.walk_tb(error.__traceback__))
+    summaries = traceback.StackSummary.extract(iter(walked))
+    mine = [index for index, (frame, _) in enumerate(walked) if _is_own(frame.f_globals.get("__name__", ""), own)]
     last = summaries[mine[-1] if mine else -1]
-    kept = list(summaries[mine[0] if mine else -1 :])[-LAST:]
-    return f"{last.filename}:{last.lineno}", "".join(traceback.format_list(kept)).splitlines()
+    lines = "".join(traceback.format_list(summaries[mine[0] if mine else -1 :])).splitlines()
+    if len(lines) > 2 * LINES:
+        lines = [*lines[:LINES], "  ...", *lines[-LINES:]]
+    return f"{last.filename}:{last.lineno}", lines
 
 
 def _is_own(module: str, own: frozenset[str]) -> bool:
