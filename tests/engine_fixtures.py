@@ -36,7 +36,11 @@ def toy_host() -> PluginHost:
     return host
 
 
-def attentive_host(factory: Callable[..., Any] = toy_backend.ToyAdapter) -> PluginHost:
+def attentive(options: Any, device: str, attention: Any) -> toy_backend.ToyAdapter:
+    return toy_backend.ToyAdapter(options, device)
+
+
+def attentive_host(factory: Callable[..., Any] = attentive) -> PluginHost:
     """With the kernels, and the toy model as one that takes an attention."""
 
     class Plugin:

@@ -66,7 +66,7 @@ def _in_order(heard: list[str]) -> bool:
 
 
 def test_a_run_calls_the_hooks_in_the_order_of_the_picture(tmp_path: Path) -> None:
-    host = attentive_host(lambda options, device, attention: toy_backend.ToyAdapter(options, device))
+    host = attentive_host()
     host.register(monitors_plugin, "monitors")
     watching = "monitors=[{name: reward-hacking, every: 1, window: 1}, {name: latents, every: 2, examples: 2}]"
     heard = _heard(tmp_path, host, "adapter=attentive", watching, "train.checkpoint_every=2", "run.report=true")
