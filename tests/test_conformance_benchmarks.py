@@ -198,6 +198,10 @@ class Fresh(Right):
         return UnderstandingReport({"sight": 0.5}, {"sight": self.count})
 
 
+class Square(Right):
+    size = [32, 32]  # type: ignore[assignment]
+
+
 class Percent(Right):
     def understanding(self, model: ModelAdapter) -> UnderstandingReport | None:
         return UnderstandingReport({"sight": 50.0}, {"sight": 2})
@@ -218,6 +222,7 @@ def suite(made: type[Benchmark]) -> type[BenchmarkConformance]:
     return Broken
 
 
+SIZE = BenchmarkConformance.test_its_size_is_a_width_and_a_height
 LISTED = BenchmarkConformance.test_prompts_are_as_those_of_a_prompt_set
 VERDICT = BenchmarkConformance.test_every_image_has_a_verdict_that_does_not_depend_on_the_others
 MADE_OF = BenchmarkConformance.test_composites_are_of_categories_that_there_are
@@ -237,6 +242,7 @@ CANNOT = BenchmarkConformance.test_a_model_that_cannot_do_what_is_needed_is_refu
         (Ranked, VERDICT, "alone another verdict"),
         (Absent, MADE_OF, r"names the category \['people'\]"),
         (Percent, SHARE, "gave UnderstandingReport"),
+        (Square, SIZE, r"size: is \[32, 32\]"),
         (Unmeasured, MADE_OF, "of the figure 'fidelity', which verdicts of the category 'things' lack"),
         (Fresh, SHARE, "another report in a second object"),
         (Sentinel, lambda *given: NONSENSE(*given, nonsense="garbage"), r"made full=0 .*nonsense \(garbage\)"),

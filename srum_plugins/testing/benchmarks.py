@@ -25,7 +25,8 @@ SOME = 3
 
 
 class BenchmarkConformance(AskingConformance):
-    """The suite of benchmarks. Images are noise of ``size`` (width, height) pixels.
+    """The suite of benchmarks. Images are noise, of ``size`` (width, height) pixels where the benchmark does not say
+    which size it reads.
 
     A benchmark with ``asks_model`` is given a :class:`srum_plugins.testing.scripted.ScriptedModel`, whose open answers
     have the form that ``talk`` gives them.
@@ -49,6 +50,13 @@ class BenchmarkConformance(AskingConformance):
         silly = next((one for one in NONSENSE if one == nonsense), None)
         model = cls.model(subject.needed, nonsense=silly, seed=seed)
         return model if benchmark.asks_model else None
+
+    @classmethod
+    def noise(cls, benchmark: Benchmark, seed: int) -> Image.Image:
+        """An image that the benchmark reads."""
+        width, height = benchmark.size or cls.size
+        rng = np.random.default_rng(seed)
+        return Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
 
     @staticmethod
     def scored(
@@ -81,6 +89,16 @@ class BenchmarkConformance(AskingConformance):
             )
         same_prompts(subject, benchmark, subject.make(Benchmark))
 
+    def test_its_size_is_a_width_and_a_height(self, subject: Subject, benchmark: Benchmark) -> None:
+        """In pixels, or None."""
+        size = benchmark.size
+        subject.require(
+            size is None or (isinstance(size, tuple) and [type(side) for side in size] == [int, int] and min(size) > 0),
+            "size",
+            f"is {size!r}",
+            "give (width, height) in pixels, or None for a benchmark that reads images of any size",
+        )
+
     def test_every_image_has_a_verdict_that_does_not_depend_on_the_others(
         self, subject: Subject, benchmark: Benchmark
     ) -> None:
@@ -91,7 +109,7 @@ class BenchmarkConformance(AskingConformance):
 
         def check(seeds: list[int]) -> None:
             chosen = [prompts[seed % len(prompts)] for seed in seeds]
-            images = [_image(seed, self.size) for seed in seeds]
+            images = [self.noise(benchmark, seed) for seed in seeds]
             before = [image.tobytes() for image in images]
             first = self.scored(subject, benchmark, chosen, images, model)
             for what, who in (("a second call", benchmark), ("a second object", second)):
@@ -132,7 +150,7 @@ class BenchmarkConformance(AskingConformance):
         if not benchmark.asks_model:
             pytest.skip("asks no model")
         prompts = checked_prompts(subject, benchmark)[:4]
-        images = [_image(seed, self.size) for seed in range(len(prompts))]
+        images = [self.noise(benchmark, seed) for seed in range(len(prompts))]
 
         def said(model: ModelAdapter | None) -> dict[str, set[float]]:
             found: dict[str, set[float]] = {}
@@ -168,9 +186,9 @@ class BenchmarkConformance(AskingConformance):
         if not benchmark.asks_model:
             pytest.skip("asks no model")
         prompts, model = checked_prompts(subject, benchmark)[:1], self.judge(subject, benchmark)
-        self.scored(subject, benchmark, prompts, [_image(0, self.size)], model)
+        self.scored(subject, benchmark, prompts, [self.noise(benchmark, 0)], model)
         self.is_asked(subject, "score", model, NOT_ASKED)
-        subject.refused("score", benchmark.score, prompts, [_image(0, self.size)], ScriptedModel(can=frozenset()))
+        subject.refused("score", benchmark.score, prompts, [self.noise(benchmark, 0)], ScriptedModel(can=frozenset()))
 
     def test_composites_are_of_categories_that_there_are(self, subject: Subject, benchmark: Benchmark) -> None:
         """And of figures that verdicts have: else they never exist. No name is given twice."""
@@ -185,7 +203,7 @@ class BenchmarkConformance(AskingConformance):
                 f"the composite {composite.name!r} names the category {absent[:1]}, which no prompt has",
                 f"name categories of the prompts: {', '.join(sorted(known))}",
             )
-        model, shown = self.judge(subject, benchmark), _image(0, self.size)
+        model, shown = self.judge(subject, benchmark), self.noise(benchmark, 0)
         for composite in composites:
             for category in composite.weights:
                 own = [prompt for prompt in prompts if prompt.category == category][:SOME]
@@ -228,8 +246,3 @@ class BenchmarkConformance(AskingConformance):
                 f"gave another report in {what} for the same model",
                 "ask the same questions at every call; draw them with a fixed seed",
             )
-
-
-def _image(seed: int, size: tuple[int, int]) -> Image.Image:
-    rng = np.random.default_rng(seed)
-    return Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
