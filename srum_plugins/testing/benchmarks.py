@@ -102,8 +102,8 @@ class BenchmarkConformance(AskingConformance):
     def test_every_image_has_a_verdict_that_does_not_depend_on_the_others(
         self, subject: Subject, benchmark: Benchmark
     ) -> None:
-        """One an image, in order; the same in a second call, from a second object, and alone; images are left as they
-        are."""
+        """One an image, in order; the same in a second call, from a second object, in another order, and alone; images
+        are left as they are."""
         prompts, second = checked_prompts(subject, benchmark), subject.make(Benchmark)
         model = self.judge(subject, benchmark)
 
@@ -119,6 +119,12 @@ class BenchmarkConformance(AskingConformance):
                     f"gave other verdicts in {what} for the same images",
                     "draw with a fixed seed, or not at all; keep nothing from one call to the next",
                 )
+            subject.require(
+                self.scored(subject, benchmark, chosen[::-1], images[::-1], model)[::-1] == first,
+                "score",
+                "gave other verdicts for the same images in another order",
+                "give the verdicts in the order of the images, and let nothing of one depend on the others",
+            )
             alone = [
                 self.scored(subject, benchmark, [prompt], [image], model)[0]
                 for prompt, image in zip(chosen, images, strict=True)
@@ -136,7 +142,7 @@ class BenchmarkConformance(AskingConformance):
                 "draw on a copy (image.copy())",
             )
 
-        self.for_all(st.lists(st.integers(0, 2**16), min_size=1, max_size=3), check)
+        self.for_all(st.lists(st.integers(0, 2**16), min_size=2, max_size=3, unique=True), check)
 
     def test_nothing_is_nothing(self, subject: Subject, benchmark: Benchmark) -> None:
         """No image, no verdict."""

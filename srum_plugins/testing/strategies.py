@@ -67,10 +67,10 @@ def images(draw: st.DrawFn, most: int = 16) -> Image.Image:
 
 
 @st.composite
-def located_lists(draw: st.DrawFn, most: int = 3) -> list[Located]:
-    """One to ``most`` candidates with their images, each of a prompt of its own: ``p0-0`` of ``p0`` and so on."""
+def located_lists(draw: st.DrawFn, most: int = 3, least: int = 1) -> list[Located]:
+    """``least`` to ``most`` candidates with their images, each of a prompt of its own: ``p0-0`` of ``p0`` and so on."""
     found = []
-    for index in range(draw(st.integers(1, most))):
+    for index in range(draw(st.integers(least, most))):
         prompt, image = draw(scene_prompts(f"p{index}")), draw(images())
         name = f"{prompt.id}-0"
         found.append(Located(prompt, Candidate(name, prompt.id, 0, index, f"{name}.png", *image.size), image))
