@@ -50,7 +50,8 @@ def page() -> str:
         "What [the hooks and contracts](hooks.md) get and give, field by field, and functions that plugins may call. "
         "[Versions](../deprecation.md) says what you may rely on.",
         "## Records",
-        "Frozen dataclasses. What breaks a range raises where the record is made.",
+        "Frozen dataclasses, where their first line says nothing else. What breaks a range raises where a record is "
+        "made.",
     ]
     for module, (names, about) in RECORDS.items():
         parts += _module(module, names, about)

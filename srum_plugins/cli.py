@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import select
 import sys
 from collections.abc import Callable, Sequence
 
@@ -23,9 +24,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The arguments of a command. Overrides may stand anywhere, also behind options, where argparse takes none."""
     parser = build_parser()
     args, rest = parser.parse_known_args(argv)
-    late = [word for word in rest if "=" in word and not word.startswith("-")]
-    if len(late) < len(rest) or (late and not hasattr(args, "overrides")):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    late = [word for word in rest if "=" in word and not word.startswith("-") and hasattr(args, "overrides")]
+    if others := [word for word in rest if word not in late and word != "--"]:
+        parser.error(f"unrecognized arguments: {' '.join(others)}")
     if late:
         args.overrides += late
     return args
@@ -36,7 +37,7 @@ def exit_status(command: Callable[[], int | None]) -> int:
     in plain words on standard error; 1 if nobody reads its output any more."""
     try:
         status = command() or 0
-        sys.stdout.flush()
+        _flush()
         return status
     except SrumError as error:
         _complain(str(error))
@@ -45,6 +46,8 @@ def exit_status(command: Callable[[], int | None]) -> int:
         _complain("interrupted")
         return 130
     except BrokenPipeError:
+        if not _is_unread():
+            raise  # it was another pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains of it at its end
         return 1  # as rich does, where it is the one that finds out
 
@@ -59,6 +62,21 @@ def build_parser() -> argparse.ArgumentParser:
     for module in (run, experiments, new, doctor, plugins, report, verify):
         module.add_commands(subparsers)
     return parser
+
+
+def _flush() -> None:
+    if sys.stdout is not None:  # None where it was closed before the start
+        sys.stdout.flush()
+
+
+def _is_unread() -> bool:
+    """Whether standard output is a pipe that nobody reads any more."""
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+    except (AttributeError, OSError, ValueError):  # it is no file
+        return False
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _complain(message: str) -> None:

@@ -142,7 +142,7 @@ class TrainSection:
 
 @dataclass(frozen=True)
 class EvaluateSection:
-    """``evaluate``: images per chunk, size in pixels (null: the adapter's own)."""
+    """``evaluate``: images per chunk, size in pixels (null: the benchmark's, else the adapter's own)."""
 
     chunk: int = 64
     width: int | None = None

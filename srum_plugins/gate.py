@@ -8,9 +8,9 @@ from importlib.util import find_spec
 from shutil import which
 from typing import Any
 
-from srum_plugins.config import GroundSection, TrainSection
-from srum_plugins.contracts import Capability
-from srum_plugins.errors import CapabilityError, ConfigError, SrumError, did_you_mean
+from srum_plugins.config import EvaluateSection, GroundSection, TrainSection
+from srum_plugins.contracts import Benchmark, Capability
+from srum_plugins.errors import CapabilityError, ConfigError, ContractError, SrumError, did_you_mean
 from srum_plugins.host import PluginHost, Registered, missing_modules
 from srum_plugins.options import build_options
 from srum_plugins.providers import Kind, Provider
@@ -210,6 +210,26 @@ def _refused(asker: str, provider: Provider, options: Any) -> list[str]:
     except Exception as error:
         return [f"{asker} cannot say whether it can run here: {type(error).__name__}: {error}"]
     return []
+
+
+def evaluated_size(settings: EvaluateSection, benchmark: Benchmark, source: str) -> tuple[int | None, int | None]:
+    """(width, height) in pixels that images of a benchmark are drawn in; None: the adapter's own.
+
+    Raises:
+        ConfigError: ``evaluate`` asks for another size than the benchmark reads.
+        ContractError: the benchmark's size is none.
+    """
+    asked, reads = (settings.width, settings.height), benchmark.size
+    if reads is None:
+        return asked
+    if not isinstance(reads, tuple) or [type(side) for side in reads] != [int, int] or min(reads) < 1:
+        raise ContractError(f"{source}: its size is {reads!r}, expected (width, height) in pixels, or None")
+    if asked not in ((None, None), reads):
+        raise ConfigError(
+            f"evaluate.width={asked[0]} evaluate.height={asked[1]}: {source} reads images of {reads[0]} x {reads[1]} "
+            "pixels alone: leave both out, or choose another benchmark"
+        )
+    return reads
 
 
 def _fitting(kind: Kind, adapter: Registered, host: PluginHost) -> str:

@@ -38,7 +38,7 @@ class RunInfo:
 
 
 class Providers:
-    """Provider hooks: each returns any number of :class:`srum_plugins.providers.Provider` records."""
+    """Provider hooks: each returns one or more :class:`srum_plugins.providers.Provider` records."""
 
     @hookspec
     def srum_model_adapters(self) -> Iterable[Provider]:

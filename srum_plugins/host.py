@@ -142,7 +142,7 @@ class PluginHost:
         found = importlib.metadata.entry_points(group=GROUP) if entry_points is None else entry_points
         points = sorted(((point, _Source.of(point)) for point in found), key=lambda pair: astuple(pair[1]))
         names = {name for _, source in points for name in (source.plugin, source.distribution)}
-        taken = {*names, *map(canonicalize_name, names)}
+        taken = {*names, *(canonicalize_name(source.distribution) for _, source in points)}
         host.blocked_in_vain = tuple(
             f"{by}: nothing that is installed is called {name!r}, so nothing is blocked by it."
             f"{did_you_mean(name, names)}"
@@ -430,7 +430,7 @@ def _check_factory(record: Provider, kind: Kind, where: str) -> None:
     adapter = kind is Kind.ADAPTER
     given = ["options", *["device"] * adapter, *["attention"] * (adapter and record.heads is not None)]
     try:
-        signature = inspect.signature(record.factory)
+        signature = inspect.signature(record.factory, follow_wrapped=False)
     except ValueError:  # of something built in, which does not tell
         return
     try:

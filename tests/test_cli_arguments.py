@@ -27,6 +27,7 @@ def test_a_config_is_a_file_or_the_name_of_one_that_is_brought(tmp_path: Path, m
         "run a.yaml --from judge b=1 c.d=2",
         "run a.yaml b=1 --from judge c.d=2",
         "run --from judge a.yaml b=1 c.d=2",
+        "run a.yaml --from judge -- b=1 c.d=2",
     ],
 )
 def test_overrides_stand_anywhere_in_their_order(words: str) -> None:
@@ -38,7 +39,10 @@ def test_overrides_stand_anywhere_in_their_order(words: str) -> None:
     ("words", "told"),
     [
         ("run a.yaml --from judge more", "unrecognized arguments: more"),
-        ("run a.yaml --fast=1 b=1", "unrecognized arguments: --fast=1"),
+        ("run a.yaml --fast=1 b=1", "unrecognized arguments: --fast=1\n"),
+        ("run a.yaml --from judge b=1 more", "unrecognized arguments: more\n"),
+        ("run b=1 a.yaml", "CONFIG comes first, then KEY=VALUE"),
+        ("run train.lr=0.5 a.yaml", "CONFIG comes first, then KEY=VALUE"),
         ("plugins --json b=1", "unrecognized arguments: b=1"),
         ("run dmo", "there is no file 'dmo', and no config. Did you mean 'demo'?"),
         ("new judge mine --out . b=1", "unrecognized arguments: b=1"),

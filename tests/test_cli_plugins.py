@@ -135,6 +135,20 @@ def test_a_reader_that_leaves_early_is_no_traceback(site: Site, command: list[st
     assert "Traceback" not in done.stderr and "BrokenPipe" not in done.stderr
 
 
+def test_another_pipe_that_breaks_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(args: argparse.Namespace) -> None:
+        raise BrokenPipeError("a server went away")
+
+    monkeypatch.setattr(cli.plugins, "_plugins", broken)
+    with pytest.raises(BrokenPipeError, match="a server went away"):
+        cli.main(["plugins"])
+
+
+def test_a_closed_output_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    assert cli.exit_status(lambda: None) == 0
+
+
 def test_a_row_is_a_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "40")
     assert cli.main(["plugins"]) == 0

@@ -298,6 +298,15 @@ def test_images_are_drawn_in_the_size_that_the_benchmark_reads(tmp_path: Path) -
     assert sorted((tmp_path / "run/stages").glob("*/*/manifest.json")) == before
 
 
+@pytest.mark.parametrize("size", [512, [16, 8], (16.0, 8.0), (0, 8), (8,), (8, 8, 3)])
+def test_a_size_that_is_none_is_told(tmp_path: Path, size: Any) -> None:
+    odd = type("Odd", (JudgedBenchmark,), {"size": size})
+    with pytest.raises(
+        ContractError, match=r"benchmark 'judged' .*: its size is .* expected \(width, height\) in pixels"
+    ):
+        judged_run(tmp_path, benchmark=odd)
+
+
 def test_another_size_than_the_benchmark_reads_is_refused_before_anything_is_drawn(tmp_path: Path) -> None:
     class Wide(JudgedBenchmark):
         size = (16, 8)

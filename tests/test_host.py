@@ -1,3 +1,4 @@
+import functools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -285,6 +286,30 @@ def test_names_that_block_nothing_are_told_with_the_nearest(site: Site, monkeypa
     assert "Did you mean 'good'" in env
     assert own.startswith("mine: ")
     assert "Did you mean 'good-srum'" in own
+
+
+def test_a_plugin_is_blocked_by_its_very_name_and_what_blocks_nothing_is_told(site: Site) -> None:
+    site.install("acme", {"good_one": "goodsrum"}, {"goodsrum.py": GROUNDER})
+    host = PluginHost.load(["good-one"], site.entry_points(), blocked_by="mine")
+    assert [row["status"] for row in host.rows()] == ["ready"]
+    (told,) = host.blocked_in_vain
+    assert "'good-one'" in told and "Did you mean 'good_one'" in told
+
+
+def test_a_factory_is_judged_by_the_arguments_that_it_takes_itself() -> None:
+    """And not by those of what it wraps."""
+
+    def plain(options: object) -> object:
+        return options
+
+    @functools.wraps(plain)
+    def wrapped(options: object, device: str) -> object:
+        return plain(options)
+
+    host = PluginHost.load(entry_points=())
+    can = frozenset({Capability.ANSWER})
+    host.register(Makes(Provider("toy", "A toy.", wrapped, capabilities=can)), "toys")
+    assert host.names(Kind.ADAPTER) == ["toy"]
 
 
 def test_an_interrupt_is_no_failure_of_a_plugin(site: Site) -> None:

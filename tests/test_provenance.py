@@ -5,11 +5,14 @@ import json
 from pathlib import Path
 
 import pytest
-from engine_fixtures import toy_host, toy_run
+from engine_fixtures import toy_config, toy_host, toy_run
 
 from srum_plugins import hookimpl
 from srum_plugins.runs import provenance
 from srum_plugins.runs.provenance import code_digest, code_place, made_with
+from srum_plugins.stages import edited as stages_edited
+from srum_plugins.stages import evaluate
+from srum_plugins.stages.session import Session
 
 
 def test_the_digest_is_that_of_the_code_wherever_it_lies(tmp_path: Path) -> None:
@@ -101,7 +104,29 @@ def test_code_of_a_plugin_that_was_edited_is_told_where_its_stage_is_reused(tmp_
     assert len(run()) == 1
     file.write_text(f"{GROUNDER}# edited\n")
     (edited,) = run()[1:]
-    assert edited.startswith("ground was made with other code of blind, of the same version: ")
+    assert edited.startswith("ground was made with other code of (in process)/blind, of the same version: ")
     assert "--from ground" in edited
     assert edited in run("train.steps=3")  # where another stage is made anew
     assert edited not in run(only="judge")
+
+
+def test_a_plugin_is_told_once_by_its_distribution_at_the_first_stage_that_uses_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The toy is one plugin for all slots."""
+    toy_run(tmp_path)
+    monkeypatch.setattr(stages_edited, "code_digest", lambda places: "other")
+    (told,) = toy_run(tmp_path)[1:]
+    assert told.startswith("generate was made with other code of (in process)/toy_backend")
+
+
+def test_a_benchmark_that_was_edited_is_to_score_again_and_draws_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = toy_config(tmp_path, host=(host := toy_host()))
+    toy_run(tmp_path, host=host)
+    session = Session(config, host)
+    monkeypatch.setattr(stages_edited, "code_digest", lambda places: "other")
+    monkeypatch.setattr(stages_edited, "_by_stage", lambda config: {"evaluate": config.used})
+    (told,) = stages_edited.edited(config, session.directory(evaluate.STAGE))
+    assert "--from score" in told

@@ -12,6 +12,7 @@ import os
 import re
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from collections.abc import Callable
@@ -70,12 +71,17 @@ class Environment:
 Make = Callable[[str], Environment]
 
 
+def build(target: str, source: Path, folder: Path) -> Path:
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", target, "-d", str(folder)], cwd=source, check=True
+    )
+    (built,) = [*folder.glob("*.whl"), *folder.glob("*.tar.gz")]
+    return built
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("dist")
-    subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)], cwd=ROOT, check=True)
-    (built,) = folder.glob("*.whl")
-    return built
+    return build("wheel", ROOT, tmp_path_factory.mktemp("dist"))
 
 
 def new(folder: Path) -> Path:
@@ -169,6 +175,16 @@ def test_the_wheel_has_every_file_of_every_package_and_nothing_else(wheel: Path)
     assert f"{info}/licenses/LICENSE" in names
     assert f"Version: {PROJECT['project']['version']}\n" in metadata
     assert "License-Expression: Apache-2.0\n" in metadata
+
+
+@pytest.mark.slow
+def test_the_sources_that_are_published_make_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
+    with tarfile.open(build("sdist", ROOT, tmp_path / "sdist")) as archive:
+        archive.extractall(tmp_path / "sources", filter="data")
+    (sources,) = (tmp_path / "sources").iterdir()
+    with zipfile.ZipFile(build("wheel", sources, tmp_path / "wheel")) as again, zipfile.ZipFile(wheel) as first:
+        assert sorted(again.namelist()) == sorted(first.namelist())
+    assert (sources / "configs/demo.yaml").is_file()
 
 
 # --- whether it works -------------------------------------------------------------------------------------------------

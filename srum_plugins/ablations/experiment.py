@@ -25,7 +25,8 @@ from srum_plugins.report import splits
 from srum_plugins.runs.files import image_bytes, write_if_different
 from srum_plugins.runs.fingerprint import fingerprint
 from srum_plugins.stages import evaluate
-from srum_plugins.stages.pipeline import run
+from srum_plugins.stages.edited import edited
+from srum_plugins.stages.pipeline import STAGES, run
 from srum_plugins.stages.session import Session
 from srum_plugins.stats import Interval
 from srum_plugins.world import World
@@ -84,6 +85,7 @@ def _outcomes(
     parent: RunInfo,
 ) -> Results:
     results = Results()
+    told: set[str] = set()
     for seed in experiment.seeds:
         same: dict[str, str] = {}
         # Last what is not trained: its figures are part of the evaluation of any other.
@@ -93,6 +95,10 @@ def _outcomes(
             if evaluation in same:
                 say(f"{arm.name} is the same configuration as {same[evaluation]}, and has its results")
             same.setdefault(evaluation, arm.name)
+            changes = {text for stage in STAGES for text in edited(session.config, session.directory(stage))}
+            for text in sorted(changes - told):
+                say(text)
+            told |= changes
             try:
                 found = _outcome(experiment, session, arm, world, parent)
             except (StorageError, TrackingError):

@@ -22,6 +22,8 @@ def add_config(parser: argparse.ArgumentParser, *, needed: bool = True) -> None:
 
 def _config(word: str) -> Path:
     path, brought = Path(word), _brought()
+    if "=" in word and not path.is_file():
+        raise argparse.ArgumentTypeError(f"there is no file {word!r}. CONFIG comes first, then KEY=VALUE")
     if path.is_file() or path.suffix or path.name != word:  # what is no file there is told when it is read
         return path
     if word not in brought:
@@ -35,7 +37,7 @@ def _brought() -> dict[str, Path]:
 
 
 def add_overrides(parser: argparse.ArgumentParser) -> None:
-    """Add any number of KEY=VALUE, which may stand anywhere (:func:`srum_plugins.cli.parse`)."""
+    """Add any number of KEY=VALUE, which may stand anywhere behind CONFIG (:func:`srum_plugins.cli.parse`)."""
     parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="settings that replace those of the file")
 
 

@@ -42,7 +42,7 @@ def _doctor(args: argparse.Namespace) -> int:
     os.environ["HF_HUB_OFFLINE"] = "1"  # before anything reads it: a plugin that asks for a checkpoint downloads none
     if args.memory:
         if args.config is None:
-            raise ConfigError("--memory needs the CONFIG of a run, such as configs/demo.yaml")
+            raise ConfigError("--memory needs the CONFIG of a run, such as demo")
         _memory(args)
         return 0
     from srum_plugins.doctor.examine import examine

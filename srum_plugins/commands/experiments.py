@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # the command line answers without them
 CONTROL = "uniform"
 LEVELS = ("0.25", "0.5", "1")
 SHARING = (
-    "Runs of one seed share what they have in common, and what is complete is reused. KEY=VALUE come last, count for "
+    "Runs of one seed share what they have in common, and what is complete is reused. KEY=VALUE count for "
     "every run, and more than its own."
 )
 

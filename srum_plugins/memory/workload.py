@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from srum_plugins.config import RunConfig, TrainSection
-from srum_plugins.contracts import Capability, Objective, PromptSet
+from srum_plugins.contracts import Benchmark, Capability, Objective, PromptSet
+from srum_plugins.gate import evaluated_size
 from srum_plugins.phrases import prompt_phrases
 from srum_plugins.providers import Kind
 from srum_plugins.records import Prompt
@@ -100,10 +101,12 @@ class Estimate:
 def workload(config: RunConfig) -> Workload:
     """What a run of this config asks of its model. Chunks and batches are taken to be full, texts as long as the
     longest of the prompts, their checks and phrases, and questions as many as these are on average. Makes the prompt
-    set and the objective, and nothing else."""
+    set, the objective and the benchmark, and nothing else."""
     adapter = config.providers[Kind.ADAPTER].registered.provider
     generate, evaluate = config.generate, config.evaluate
-    size, measured = _size(generate.width, generate.height), _size(evaluate.width, evaluate.height)
+    benchmark: Benchmark = _made(config, Kind.BENCHMARK)
+    measured = _size(*evaluated_size(evaluate, benchmark, config.providers[Kind.BENCHMARK].source))
+    size = _size(generate.width, generate.height)
     drawing = {
         "generate": Drawing(generate.chunk, size, config.sampling["generate"]),
         "evaluate": Drawing(evaluate.chunk, measured, config.sampling["evaluate"]),

@@ -88,7 +88,8 @@ class StageDirectory:
         known = read_sealed(path)
         if known.get("fingerprint") != self.fingerprint:
             raise StageError(f"{path} is of another configuration whose hash begins alike: use another run.directory")
-        return changes(known.get("made_with", {}), made_with) if made_with else []
+        before = known.get("made_with")
+        return changes(before, made_with) if before and made_with else []
 
     def made_with(self) -> dict[str, str]:
         """What the manifest says that the stage was begun with; empty if it cannot be read."""

@@ -18,6 +18,7 @@ from srum_plugins.attention.probe import choose
 from srum_plugins.config import Choice, RunConfig
 from srum_plugins.contracts import Aggregator, Benchmark, Grounder, Judge, ModelAdapter, Objective, PromptSet
 from srum_plugins.errors import ConfigError, ContractError
+from srum_plugins.gate import evaluated_size
 from srum_plugins.hookspecs import RunInfo
 from srum_plugins.host import PluginHost, silent_hooks
 from srum_plugins.providers import Kind
@@ -130,17 +131,9 @@ class Session:
 
         Raises:
             ConfigError: the benchmark reads images of another size than ``evaluate`` asks for.
+            ContractError: the benchmark's size is none.
         """
-        settings, reads = self.config.evaluate, self.benchmark.size
-        asked = (settings.width, settings.height)
-        if reads is None or asked == reads:
-            return asked
-        if asked != (None, None):
-            raise ConfigError(
-                f"evaluate.width={asked[0]} evaluate.height={asked[1]}: {self.choice(Kind.BENCHMARK).source} reads "
-                f"images of {reads[0]} x {reads[1]} pixels alone: leave both out, or choose another benchmark"
-            )
-        return reads
+        return evaluated_size(self.config.evaluate, self.benchmark, self.choice(Kind.BENCHMARK).source)
 
     # --- the model ------------------------------------------------------------------------------------------------
     def model(self, weights: Path | None = None) -> ModelAdapter:
@@ -214,7 +207,7 @@ class Session:
     @cached_property
     def made_with(self) -> dict[str, str]:
         """Versions and code of the core and of the plugins that are used (:mod:`srum_plugins.runs.provenance`)."""
-        return {**made_with([CORE]), **plugin_code(self.config.used)}
+        return {**made_with([CORE]), **plugin_code(self.config)}
 
     # --- events ---------------------------------------------------------------------------------------------------
     def listens(self, hook: str) -> bool:

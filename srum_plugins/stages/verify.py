@@ -99,7 +99,7 @@ def repair(session: Session, findings: Sequence[Finding], say: Callable[[str], N
                 say(f"removed {path.relative_to(session.config.directory)}")
         for part in PARTS:  # a manifest follows from the configuration: nothing need run for it
             if any(finding.stage == part.name for finding in findings):
-                session.directory(part).describe(session.made_with)
+                session.directory(part).describe()  # what it was made with, nobody knows any more
 
 
 def _findings(session: Session, part: Part, seen: Seen) -> Iterator[Finding]:
