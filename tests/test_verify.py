@@ -1,8 +1,10 @@
 """``srum verify``: what it says, and that what it removes is made again, and nothing else."""
 
+import json
 import random
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import toy_backend
@@ -87,6 +89,15 @@ def test_nothing_there_is_an_error(folder: Path, capsys: pytest.CaptureFixture[s
     assert "not complete, and not checked beyond what is there: evaluate" in capsys.readouterr().out
 
 
+def made(folder: Path) -> dict[str, Any]:
+    """The files of a run, but for what manifests note of the versions: of a lost one nobody knows them."""
+    found = contents(folder / "run")
+    for name, data in found.items():
+        if name.endswith("manifest.json"):
+            found[name] = {key: value for key, value in json.loads(data).items() if key not in ("made_with", "sha256")}
+    return found
+
+
 @pytest.mark.parametrize(
     ("pattern", "work"),
     [
@@ -113,9 +124,9 @@ def test_repair_and_a_run_make_again_what_was_damaged_and_nothing_else(
     assert verify(folder, "--repair") == 0
     assert "removed stages/" in capsys.readouterr().out
     toy_run(folder)
-    made = {name: count for name, count in toy_backend.calls.items() if name != "load" or "load" in work}
-    assert made == work
-    assert contents(folder / "run") == contents(undisturbed / "run")
+    calls = {name: count for name, count in toy_backend.calls.items() if name != "load" or "load" in work}
+    assert calls == work
+    assert made(folder) == made(undisturbed)
     assert verify(folder) == 0
 
 
@@ -131,7 +142,7 @@ def test_many_damages_at_once_are_mended(folder: Path, undisturbed: Path) -> Non
     assert verify(folder) == 2
     verify(folder, "--repair")
     toy_run(folder)
-    assert contents(folder / "run") == contents(undisturbed / "run")
+    assert made(folder) == made(undisturbed)
     assert verify(folder) == 0
 
 
@@ -172,7 +183,7 @@ def test_training_goes_on_from_the_checkpoint_before_a_damaged_one(
     assert not saved[1].exists() and saved[0].exists()
     toy_run(folder)
     assert toy_backend.calls["predict"] == 5  # steps 3 to 7
-    assert contents(folder / "run") == contents(undisturbed / "run")
+    assert made(folder) == made(undisturbed)
 
 
 def test_a_checkpoint_of_a_complete_training_is_not_trained_again(folder: Path) -> None:
