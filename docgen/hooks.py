@@ -85,6 +85,12 @@ def class_node(cls: type) -> ast.ClassDef:
     return node
 
 
+def text_below(after: ast.stmt | None) -> Iterator[str]:
+    """The text of a field or a value, if that is what follows it."""
+    if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
+        yield prose(str(after.value.value))
+
+
 def _hooks(specification: type) -> list[tuple[str, Any]]:
     return [(name, function) for name, function in vars(specification).items() if name.startswith("srum_")]
 
@@ -114,8 +120,7 @@ def _contract(function: Any) -> Iterator[str]:
     for one, after in zip(body, [*body[1:], None], strict=True):
         if isinstance(one, ast.AnnAssign):
             yield python(ast.unparse(one))
-            if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
-                yield prose(str(after.value.value))
+            yield from text_below(after)
         elif isinstance(one, ast.FunctionDef) and not one.name.startswith("_"):
             yield python(header(one))
             yield prose(ast.get_docstring(one) or "")

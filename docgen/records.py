@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from types import ModuleType
 
-from docgen.hooks import class_node, header, python, signature
+from docgen.hooks import class_node, header, python, signature, text_below
 from docgen.markdown import MADE, prose
 
 RECORDS = {
@@ -103,5 +103,4 @@ def _value(home: ModuleType, name: str) -> Iterator[str]:
     for one, after in pairwise(body):
         if isinstance(one, ast.Assign) and ast.unparse(one.targets[0]) == name:
             yield python(ast.get_source_segment(source, one) or "")
-            if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
-                yield prose(str(after.value.value))
+            yield from text_below(after)

@@ -212,6 +212,11 @@ def _refused(asker: str, provider: Provider, options: Any) -> list[str]:
     return []
 
 
+def is_size(value: object) -> bool:
+    """Whether this is a (width, height) in pixels."""
+    return isinstance(value, tuple) and [type(side) for side in value] == [int, int] and min(value) > 0
+
+
 def evaluated_size(settings: EvaluateSection, benchmark: Benchmark, source: str) -> tuple[int | None, int | None]:
     """(width, height) in pixels that images of a benchmark are drawn in; None: the adapter's own.
 
@@ -222,7 +227,7 @@ def evaluated_size(settings: EvaluateSection, benchmark: Benchmark, source: str)
     asked, reads = (settings.width, settings.height), benchmark.size
     if reads is None:
         return asked
-    if not isinstance(reads, tuple) or [type(side) for side in reads] != [int, int] or min(reads) < 1:
+    if not is_size(reads):
         raise ContractError(f"{source}: its size is {reads!r}, expected (width, height) in pixels, or None")
     if asked not in ((None, None), reads):
         raise ConfigError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,7 @@ def _config(word: str) -> Path:
     return brought[word]
 
 
+@cache
 def _brought() -> dict[str, Path]:
     """The configs of this package by name; in a checkout its folder is a link to that at the top."""
     return {file.stem: file for file in (Path(__file__).parents[1] / "configs").glob("*.yaml")}

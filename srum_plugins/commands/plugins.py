@@ -41,7 +41,7 @@ def _print_table(rows: list[dict[str, str]]) -> None:
     ]
     table = Table(box=None, pad_edge=False, header_style="bold")
     for index, column in enumerate(("kind", "name", "status", "distribution", "file")):
-        widest = max(len(line[index]) for line in [[column] * 5, *lines])
+        widest = max(map(len, [column, *(line[index] for line in lines)]))
         # A row a line: where there is no room the file is cut, which --json has as a whole.
         table.add_column(column, no_wrap=True, min_width=widest if column != "file" else None)
     for line in lines:

@@ -31,15 +31,18 @@ def edited(config: RunConfig, directory: StageDirectory) -> list[str]:
     noted = directory.made_with() if directory.complete else {}
     if not noted:
         return []
-    first: dict[str, str] = {}
+    earlier: set[str] = set()
     for stage, choices in _by_stage(config).items():
-        first = {**dict.fromkeys(_places(choices), stage), **first}
-    code, start = plugin_code(config), AGAIN.get(directory.name, directory.name)
+        own = {name: place for name, place in _places(choices).items() if name not in earlier}
+        if stage == directory.name:
+            break
+        earlier |= own.keys()
+    start = AGAIN.get(directory.name, directory.name)
     return [
         f"{directory.name} was made with other {name}, of the same version: `srum run CONFIG --from {start}` does it "
         "and what follows again"
-        for name, stage in first.items()
-        if stage == directory.name and name in noted and noted[name] != code[name]
+        for name, place in own.items()
+        if name in noted and noted[name] != code_digest([place])
     ]
 
 

@@ -11,9 +11,7 @@ import pytest
 
 from srum_plugins.contracts import Capability, Generated
 from srum_plugins.options import build_options
-from srum_plugins.stages.monitoring import set_aside
-from srum_plugins.testing.adapter_suite import AdapterSubject, AdapterSuite, Size
-from srum_plugins.testing.suite import global_random
+from srum_plugins.testing.adapter_suite import AdapterSubject, AdapterSuite, Size, random_kept
 
 METHOD = "generate"
 LEVELS = 1
@@ -134,11 +132,8 @@ class GenerationChecks(AdapterSuite):
         model, request = adapter.model, adapter.requests(adapter.wanted_size)[0]  # to make it may move them
         drawn = []
         for seed in (1, 2):
-            with set_aside(seed):
-                before = global_random()
+            with random_kept(adapter, METHOD, seed, OWN_SEED):
                 drawn.append(model.generate([request], adapter.sampling)[0])
-                for whose, state in global_random().items():
-                    adapter.require(state == before[whose], METHOD, f"moves {whose}'s global random numbers", OWN_SEED)
         adapter.require(
             drawn[0].image.tobytes() == drawn[1].image.tobytes(),
             METHOD,

@@ -11,10 +11,8 @@ from torch import Tensor
 
 from srum_plugins.contracts import Capability, Draws
 from srum_plugins.records import Box
-from srum_plugins.stages.monitoring import set_aside
-from srum_plugins.testing.adapter_suite import AdapterSubject, AdapterSuite, Size, near
+from srum_plugins.testing.adapter_suite import AdapterSubject, AdapterSuite, Size, near, random_kept
 from srum_plugins.testing.painted import painted, repainted
-from srum_plugins.testing.suite import global_random
 
 IMAGES = 64
 """Whose draws are looked at together: enough to tell noise of variance 1 from other noise."""
@@ -113,11 +111,8 @@ class LatentChecks(AdapterSuite):
         self._draws(adapter, 0)  # to make the model, and to encode, may move them
         drawn = []
         for state, seed in ((1, 0), (2, 0), (3, 1)):
-            with set_aside(state):
-                before = global_random()
+            with random_kept(adapter, "draw", state, GIVEN):
                 drawn.append(self._draws(adapter, seed))
-                for whose, then in global_random().items():
-                    adapter.require(then == before[whose], "draw", f"moves {whose}'s global random numbers", GIVEN)
         first, again, other = map(_by_name, drawn)
         for name, values in first.items():
             adapter.require(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
@@ -20,9 +21,10 @@ from srum_plugins.host import PluginHost
 from srum_plugins.options import build_options
 from srum_plugins.providers import Kind, NoOptions
 from srum_plugins.records import Box, Prompt
+from srum_plugins.stages.monitoring import set_aside
 from srum_plugins.testing.checked_model import CheckedModel
 from srum_plugins.testing.painted import painted
-from srum_plugins.testing.suite import Conformance, Subject
+from srum_plugins.testing.suite import Conformance, Subject, global_random
 
 PROMPTS = (
     Prompt("circle", "a red circle", phrases=("red circle",)),
@@ -37,6 +39,16 @@ Size = tuple[int, int]
 def near(one: Tensor, other: Tensor, tolerance: float) -> bool:
     """Whether two tensors have one shape and the same numbers, up to a tolerance relative to 1 and to themselves."""
     return one.shape == other.shape and bool(torch.allclose(one, other, rtol=tolerance, atol=tolerance))
+
+
+@contextmanager
+def random_kept(adapter: Subject, method: str, seed: int, mend: str) -> Iterator[None]:
+    """Global random numbers that begin at ``seed``; breach if they are moved."""
+    with set_aside(seed):
+        before = global_random()
+        yield
+        for whose, state in global_random().items():
+            adapter.require(state == before[whose], method, f"moves {whose}'s global random numbers", mend)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from srum_plugins.contracts import Benchmark, ModelAdapter, UnderstandingReport, Verdict
+from srum_plugins.gate import is_size
 from srum_plugins.providers import Kind
 from srum_plugins.records import Prompt
 from srum_plugins.stages.evaluate import RESERVED
@@ -93,7 +94,7 @@ class BenchmarkConformance(AskingConformance):
         """In pixels, or None."""
         size = benchmark.size
         subject.require(
-            size is None or (isinstance(size, tuple) and [type(side) for side in size] == [int, int] and min(size) > 0),
+            size is None or is_size(size),
             "size",
             f"is {size!r}",
             "give (width, height) in pixels, or None for a benchmark that reads images of any size",
